@@ -1,0 +1,279 @@
+"""Experts from data: which features an expert reads, and what it votes for.
+
+The pattern connects a feature to the experts of the classes it occurs in, and a frequent
+feature also to the classes from which it is surprisingly absent. `skparse._linear_start`
+trains the weights on that pattern; here its margins become the scores of the router.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from ._parameters import ModelParameters, with_values
+
+# Chosen by held-out accuracy on training parts of ten text sets (docs/design.md).
+PRIOR_STRENGTH = 0.9  # margin at the start per unit of log-odds and unit-norm row
+PRIOR_SMOOTHING = 0.1  # pseudo mass per feature, in units of the row norm
+ABSENCE_COUNT = 1.0  # expected samples of a class from which an absence is evidence
+FEATURE_DROPOUT = 0.1  # share of the features hidden from each expert of a shared class
+
+
+class ScoreMap(NamedTuple):
+    """How linear margins become a model: router scores, expert outputs and b2."""
+
+    scale: float  # router score of one unit of margin
+    shift: float  # a score passes the ReLU where its margin is above -shift
+    gain: float  # output of an expert for its own classes
+    threshold: float  # gate weight at which a logit is zero
+    sharper_scores: float  # factor on the router after training
+    sharper_outputs: float  # factor on the outputs after training
+
+
+def choose_score_map(n_classes, multilabel):
+    """Constants of the `ScoreMap`, chosen by held-out accuracy and log-loss (docs/design.md).
+
+    Training likes flat scores and small gains, which keep a gradient on every sample;
+    calibrated probabilities want sharper ones, so both are raised after training. The labels
+    of a multilabel sample share the gate, so its scores are flatter still.
+    """
+    if multilabel:
+        return ScoreMap(1.0, 0.5, 6.0, 0.15, 1.0, 1.0)
+    gain = 2.0 + np.log(max(n_classes, 2))
+    return ScoreMap(3.0, 1.0, gain, 0.0, 5 / 3, (gain + 2.0) / gain)
+
+
+def experts_of_classes(n_experts, n_classes):
+    """Connect classes and experts: a CSR array (n_classes, n_experts) of ones.
+
+    With at least as many experts as classes, expert e belongs to class e mod n_classes.
+    With fewer, every class shares two experts with others, a different pair for each class
+    as long as there are pairs.
+    """
+    if n_experts >= n_classes:
+        experts = np.arange(n_experts)
+        classes = experts % n_classes
+    else:
+        first = np.arange(n_classes) % n_experts
+        second = (first + 1 + np.arange(n_classes) // n_experts) % n_experts
+        classes = np.tile(np.arange(n_classes), 2)
+        experts = np.concatenate([first, second])
+    ones = np.ones(len(experts))
+    pairs = sparse.csr_array((ones, (classes, experts)), shape=(n_classes, n_experts))
+    pairs.data[:] = 1.0
+    return pairs
+
+
+def feature_sums(X, sample_weight, row_experts):
+    """Weighted sum of every feature's absolute values over the rows of every expert.
+
+    Returns a CSR array (n_features, n_experts) that stores the pairs that occur together.
+    """
+    weight = np.repeat(sample_weight, np.diff(row_experts.indptr)).astype(X.dtype)
+    by_expert = with_values(row_experts, weight).T.tocsr()
+    magnitudes = X if X.nnz == 0 or X.data.min() >= 0 else with_values(X, np.abs(X.data))
+    sums = (by_expert @ magnitudes).T.tocsr()
+    return sparse.csr_array(sums)
+
+
+def with_absences(sums, X, sample_weight, row_experts, count=ABSENCE_COUNT):
+    """Add the pairs (feature, expert) with at least ``count`` expected samples to ``sums``.
+
+    They enter with next to nothing: the feature was never seen with the expert, although
+    it would have been if the two were independent.
+    """
+    frequency = _weight_per_column(X, sample_weight)
+    size = _weight_per_column(row_experts, sample_weight)
+    by_size = np.argsort(-size, kind="stable")
+    needed = np.full(X.shape[1], np.inf)
+    seen = frequency > 0
+    needed[seen] = count * sample_weight.sum(dtype=np.float64) / frequency[seen]
+    reach = np.searchsorted(-size[by_size], -needed, side="right")
+    first = np.repeat(np.cumsum(reach) - reach, reach)
+    experts = by_size[np.arange(len(first)) - first]
+    features = np.repeat(np.arange(X.shape[1]), reach)
+    almost_nothing = np.full(len(experts), 1e-30, dtype=sums.dtype)
+    expected = sparse.csr_array((almost_nothing, (features, experts)), shape=sums.shape)
+    return sums + expected
+
+
+def _weight_per_column(matrix, row_weight):
+    """Sum the weights of the rows that store an entry in each column."""
+    weight = np.repeat(row_weight.astype(np.float64), np.diff(matrix.indptr))
+    return np.bincount(matrix.indices, weight, minlength=matrix.shape[1])
+
+
+def drop_features(sums, class_experts, share, random_state):
+    """Hide a random ``share`` of the features from experts that share a class.
+
+    Experts of one class start different because they read different features.
+    """
+    shared = np.diff(class_experts.indptr) > 1
+    is_shared = (shared @ class_experts) > 0
+    if not is_shared.any():
+        return sums
+    hidden = is_shared[sums.indices] & (random_state.uniform(size=sums.nnz) < share)
+    rows = np.repeat(np.arange(sums.shape[0]), np.diff(sums.indptr))
+    entries = (sums.data[~hidden], (rows[~hidden], sums.indices[~hidden]))
+    return sparse.csr_array(entries, shape=sums.shape)
+
+
+def naive_bayes_margins(sums, X, sample_weight, mean_square):
+    """Complement naive-Bayes log-odds on the pattern of ``sums``, in units of the margin.
+
+    log(mass of the feature / mass of the feature outside the expert's classes), smoothed;
+    zero where the feature was never seen with the expert. Zero throughout if X has negative
+    values, which are no counts.
+    """
+    if X.nnz == 0 or X.data.min() < 0:
+        return np.zeros_like(sums.data)
+    unit = np.sqrt(mean_square)
+    smoothing = sums.dtype.type(PRIOR_SMOOTHING * unit)
+    mass = (X.T @ sample_weight).astype(sums.dtype)
+    inside = np.repeat(mass, np.diff(sums.indptr))
+    outside = np.maximum(inside - sums.data, 0)
+    log_odds = np.log((inside + smoothing) / (outside + smoothing))
+    return sums.dtype.type(PRIOR_STRENGTH / unit) * log_odds
+
+
+def connect(data, weight_density, random_state):
+    """Choose the pattern of the router weights and where its margins start.
+
+    Returns
+    -------
+    start : csr_array (n_features, n_experts)
+        Naive-Bayes log-odds as margins of linear classifiers.
+    """
+    sums = feature_sums(data.X, data.sample_weight, data.row_experts)
+    count = ABSENCE_COUNT
+    if weight_density is not None:
+        count = _count_for_density(data, sums.shape, weight_density)
+    sums = with_absences(sums, data.X, data.sample_weight, data.row_experts, count)
+    sums = drop_features(sums, data.class_experts, FEATURE_DROPOUT, random_state)
+    margins = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry.mean_square)
+    return with_values(sums, margins)
+
+
+def _count_for_density(data, shape, weight_density):
+    """Find the expected count from which absences are connected so that enough weights exist."""
+    if weight_density == 1.0:
+        return 0.0
+    frequency = _weight_per_column(data.X, data.sample_weight)
+    size = _weight_per_column(data.row_experts, data.sample_weight)
+    low, high = 0.0, data.total_weight
+    wanted = weight_density * shape[0] * shape[1]
+    ordered = np.sort(size)
+    for _ in range(40):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore"):
+            needed = middle * data.total_weight / frequency
+        reached = (len(ordered) - np.searchsorted(ordered, needed)).sum()
+        low, high = (middle, high) if reached > wanted else (low, middle)
+    return high
+
+
+def connect_more(parameters, data):
+    """Add the connections that new samples ask for to a model, with weights of zero."""
+    sums = feature_sums(data.X, data.sample_weight, data.row_experts)
+    sums = with_absences(sums, data.X, data.sample_weight, data.row_experts)
+    old = parameters.router
+    union = (sums + with_values(old, np.ones_like(old.data))).tocsr()
+    union.sort_indices()
+    n_experts = union.shape[1]
+    values = np.zeros(union.nnz, old.dtype)
+    values[np.searchsorted(_keys(union, n_experts), _keys(old, n_experts))] = old.data
+    return parameters._replace(router=with_values(union, values))
+
+
+def _keys(matrix, n_columns):
+    """Compute a number for each entry of a CSR pattern, row by row, (nnz,) of int64."""
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+    return rows * n_columns + matrix.indices
+
+
+def prune(parameters, data, weight_density):
+    """Keep the share ``weight_density`` of all router weights: the most influential ones.
+
+    The influence of a weight is its magnitude times the root mean square of its feature.
+    """
+    router = parameters.router
+    n_kept = max(1, round(weight_density * router.shape[0] * router.shape[1]))
+    if router.nnz <= n_kept:
+        return parameters
+    squares = with_values(data.X, data.X.data**2)
+    influence = np.repeat(np.sqrt(squares.T @ data.sample_weight), np.diff(router.indptr))
+    influence *= np.abs(router.data)
+    kept = np.sort(np.argsort(-influence, kind="stable")[:n_kept])
+    rows = np.repeat(np.arange(router.shape[0]), np.diff(router.indptr))
+    counts = np.bincount(rows[kept], minlength=router.shape[0])
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(router.indptr.dtype)
+    pruned = sparse.csr_array(
+        (router.data[kept], router.indices[kept], indptr), shape=router.shape
+    )
+    return parameters._replace(router=pruned)
+
+
+def start_outputs(class_experts, gain):
+    """Start the outputs of the experts: each votes for its own classes."""
+    n_classes, n_experts = class_experts.shape
+    own = class_experts.T.tocsr()
+    if n_experts < n_classes:
+        # Few experts speak about every class: their outputs are learnt in full.
+        own = sparse.csr_array(own.toarray() + 1.0)
+        own.data -= 1.0
+    own.data = own.data * gain
+    return own
+
+
+def scores_from_margins(margins, bias, geometry, class_experts, score_map):
+    """Turn linear margins into a model whose scores pass the ReLU.
+
+    Parameters
+    ----------
+    margins : csr_array (n_features, n_experts)
+    bias : ndarray (n_experts,), multiplies the bias feature
+
+    Returns
+    -------
+    ModelParameters
+    """
+    dtype = margins.dtype
+    scale, shift = dtype.type(score_map.scale), dtype.type(score_map.shift)
+    n_classes = class_experts.shape[0]
+    return ModelParameters(
+        with_values(margins, scale * margins.data),
+        scale * (bias * dtype.type(geometry.bias_feature) + shift),
+        start_outputs(class_experts, score_map.gain).astype(dtype),
+        np.full(n_classes, -score_map.threshold * score_map.gain, dtype),
+    )
+
+
+def margins_from_scores(parameters, geometry, score_map):
+    """Undo `scores_from_margins`; returns (margins, bias)."""
+    dtype = parameters.dtype
+    scale = dtype.type(score_map.scale)
+    bias = parameters.router_intercept / scale - dtype.type(score_map.shift)
+    margins = with_values(parameters.router, parameters.router.data / scale)
+    return margins, bias / dtype.type(geometry.bias_feature)
+
+
+def sharpen(parameters, score_map, *, undo=False):
+    """Scale scores and outputs of a trained model to calibrate it, or undo that."""
+    scores, outputs = score_map.sharper_scores, score_map.sharper_outputs
+    if undo:
+        scores, outputs = 1 / scores, 1 / outputs
+    kind = parameters.dtype.type
+    return ModelParameters(
+        with_values(parameters.router, kind(scores) * parameters.router.data),
+        kind(scores) * parameters.router_intercept,
+        with_values(parameters.expert, kind(outputs) * parameters.expert.data),
+        kind(outputs) * parameters.intercept,
+    )
+
+
+def unconnected(data, score_map):
+    """Build a model of zero margins and no connections, for a stream to grow."""
+    shape = data.X.shape[1], data.class_experts.shape[1]
+    margins = sparse.csr_array(shape, dtype=data.X.dtype)
+    bias = np.zeros(shape[1], data.X.dtype)
+    return scores_from_margins(margins, bias, data.geometry, data.class_experts, score_map)

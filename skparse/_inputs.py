@@ -1,0 +1,154 @@
+"""The door: user input becomes one CSR matrix, label codes and weights, or a clear error."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
+
+DTYPES = (np.float64, np.float32)
+
+
+class Samples(NamedTuple):
+    """Validated training or validation samples."""
+
+    X: sparse.csr_array  # canonical: sorted, no duplicates, no explicit zeros
+    labels: sparse.csr_array  # (n_samples, n_classes) of ones
+    sample_weight: np.ndarray  # positive, in the dtype of X
+
+
+def check_features(estimator, X):
+    """Validate the X of a prediction: a CSR array in the dtype of the fitted model."""
+    X = validate_data(
+        estimator, X, reset=False, accept_sparse="csr", dtype=estimator.router_coef_.dtype
+    )
+    return as_csr(X)
+
+
+def as_csr(X):
+    """Convert validated input to a CSR array; sparse input is not copied."""
+    return sparse.csr_array(X)
+
+
+def canonical(X):
+    """Sort indices, sum duplicates and drop explicit zeros, on a copy if anything changes."""
+    changed = X
+    if not X.has_canonical_format:
+        changed = X.copy()
+        changed.sum_duplicates()
+    if not changed.data.all():
+        changed = changed.copy() if changed is X else changed
+        changed.eliminate_zeros()
+    return changed
+
+
+def check_samples(estimator, X, y, sample_weight, *, reset, classes=None):
+    """Validate training samples.
+
+    Parameters
+    ----------
+    estimator : SparseExpertClassifier
+    X, y, sample_weight : as given by the user
+    reset : bool
+        Whether this call defines the features, as in `validate_data`.
+    classes : ndarray, default=None
+        The classes that y may hold; found in y if None.
+
+    Returns
+    -------
+    samples : Samples
+        Without the samples of weight zero.
+    classes : ndarray (n_classes,)
+    multilabel : bool
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree, y is no classification target, holds other labels than
+        ``classes``, or the weights are negative or all zero.
+    """
+    X, y = validate_data(
+        estimator, X, y, reset=reset, accept_sparse="csr", dtype=DTYPES, multi_output=True
+    )
+    y, found, multilabel = check_targets(y)
+    classes = found if classes is None else classes
+    labels = encode_labels(y, classes, multilabel)
+    weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+    if estimator.class_weight is not None:
+        balance = compute_sample_weight(estimator.class_weight, y)
+        weight = weight * balance.astype(X.dtype)
+    return drop_weightless(Samples(canonical(as_csr(X)), labels, weight)), classes, multilabel
+
+
+def drop_weightless(samples):
+    """Drop the samples of weight zero; raises ValueError if none is left."""
+    kept = samples.sample_weight > 0
+    if kept.all():
+        return samples
+    if not kept.any():
+        raise ValueError(
+            "sample_weight (times class_weight) must have at least one non-zero value: "
+            "all samples have a weight of zero."
+        )
+    return Samples(samples.X[kept], samples.labels[kept], samples.sample_weight[kept])
+
+
+def check_targets(y):
+    """Check the type of the target; returns (y, classes, multilabel)."""
+    check_classification_targets(y)
+    kind = type_of_target(y, input_name="y")
+    if kind == "multilabel-indicator":
+        y = y.toarray() if sparse.issparse(y) else y
+        return y, np.arange(y.shape[1]), True
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(
+            f"Unknown label type: {kind!r}. y must be binary, multiclass or a multilabel "
+            "indicator matrix."
+        )
+    y = column_or_1d(y, warn=True)
+    return y, np.unique(y), False
+
+
+def encode_labels(y, classes, multilabel):
+    """Encode checked targets as a CSR array (n_samples, n_classes) of ones."""
+    if multilabel:
+        if y.shape[1] != len(classes):
+            raise ValueError(
+                f"y has {y.shape[1]} labels, but the classifier was given {len(classes)}."
+            )
+        return sparse.csr_array((y != 0).astype(np.float64))
+    codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    unknown = classes[codes] != y
+    if unknown.any():
+        raise ValueError(
+            f"y contains labels that are not among the classes: {np.unique(y[unknown])}; "
+            f"classes are {classes}."
+        )
+    n = len(y)
+    parts = (np.ones(n), codes.astype(np.int32), np.arange(n + 1, dtype=np.int32))
+    return sparse.csr_array(parts, shape=(n, len(classes)))
+
+
+def check_validation_set(estimator, X_val, y_val, classes, multilabel):
+    """Validate X_val and y_val against the features and classes of the training samples.
+
+    Returns
+    -------
+    Samples or None
+        None if neither is given.
+    """
+    if X_val is None and y_val is None:
+        return None
+    if X_val is None or y_val is None:
+        missing = "X_val" if X_val is None else "y_val"
+        raise ValueError(f"X_val and y_val go together, but {missing} is None.")
+    X_val, y_val = validate_data(
+        estimator, X_val, y_val, reset=False, accept_sparse="csr", dtype=DTYPES, multi_output=True
+    )
+    y_val, _, val_multilabel = check_targets(y_val)
+    if val_multilabel != multilabel:
+        raise ValueError("y_val must have the same type of target as y.")
+    labels = encode_labels(y_val, classes, multilabel)
+    return Samples(as_csr(X_val), labels, np.ones(len(y_val), X_val.dtype))

@@ -1,0 +1,454 @@
+"""Fused CPU kernels: one pass per row gathers, keeps the top K, and scatters only what changed.
+
+The router weights are sparse: feature ``j`` is connected to the experts
+``router_indices[router_indptr[j]:router_indptr[j + 1]]`` and to no other. All kernels
+work on that one representation; a dense router is the pattern in which every feature
+is connected to every expert. Nothing here allocates n_samples x n_experts, and no
+kernel takes a lock or a global setting, so any number of Python threads may run them.
+
+`skparse._torch_engine` computes the same functions with PyTorch.
+"""
+
+import numpy as np
+from numba import njit
+
+# Indices are cast to unsigned: numba guards every signed one against being negative, which
+# made these loops two to three times slower.
+from numpy import uint64
+
+# Reassociation lets the compiler vectorise the sums; not-a-number stays what it is.
+_OPTIONS = {
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+}
+
+
+@njit(**_OPTIONS)
+def _add_scores(h, x_indices, x_data, start, stop, indptr, indices, values):
+    """Add ``x @ router`` of one row to ``h``."""
+    for t in range(uint64(start), uint64(stop)):
+        x = x_data[t]
+        j = uint64(x_indices[t])
+        for p in range(uint64(indptr[j]), uint64(indptr[j + uint64(1)])):
+            h[uint64(indices[p])] += x * values[p]
+
+
+@njit(**_OPTIONS)
+def _subtract_products(by, x_indices, x_data, start, stop, indptr, indices, values):
+    """Subtract the outer product of one row and ``by`` (n_experts,) from the router weights."""
+    for t in range(uint64(start), uint64(stop)):
+        x = x_data[t]
+        j = uint64(x_indices[t])
+        for p in range(uint64(indptr[j]), uint64(indptr[j + uint64(1)])):
+            values[p] -= x * by[uint64(indices[p])]
+
+
+@njit(**_OPTIONS)
+def _keep_top(h, top_k, kept):
+    """Write the ``top_k`` largest positive entries of ``h`` to ``kept``, largest first.
+
+    Ties go to the lowest index. Returns how many were kept.
+    """
+    count = 0
+    threshold = h.dtype.type(0)
+    for e in range(h.shape[0]):
+        value = h[e]
+        if value > threshold:
+            if count < top_k:
+                i = count
+                count += 1
+            else:
+                i = top_k - 1
+            while i > 0 and h[kept[i - 1]] < value:
+                kept[i] = kept[i - 1]
+                i -= 1
+            kept[i] = e
+            if count == top_k:
+                threshold = h[kept[top_k - 1]]
+    return count
+
+
+@njit(**_OPTIONS)
+def _gate(h, kept, count, weights):
+    """Softmax of the scores of the kept experts."""
+    largest = h[kept[0]]
+    total = h.dtype.type(0)
+    for q in range(count):
+        weights[q] = np.exp(h[kept[q]] - largest)
+        total += weights[q]
+    for q in range(count):
+        weights[q] /= total
+
+
+@njit(**_OPTIONS)
+def linear_epoch(X, rows, labels, pattern, values, bias, clock, batch_size):
+    """One pass of implicit stochastic gradient steps on one-vs-rest Huberised hinge losses.
+
+    Expert ``e`` has the score ``scale * x @ values[:, e] + bias_feature * bias[e]`` and the
+    target +1 for the samples whose labels it is connected to, -1 for the rest. ``values`` and
+    ``bias`` change in place; ``values`` has to be multiplied by the returned scale, which
+    carries the L2 shrinkage without touching every weight.
+
+    Parameters
+    ----------
+    X : tuple (indptr, indices, data)
+    rows : tuple (order, squared_norms, sample_weight)
+    labels : tuple (indptr, experts), the experts with target +1 of each row
+    pattern : tuple (indptr, indices)
+    values : ndarray (nnz of the pattern,)
+    bias : ndarray (n_experts,)
+    clock : tuple of float, see `skparse._linear_start.StepClock`
+    batch_size : int
+
+    Returns
+    -------
+    scale : float
+    """
+    x_indptr, x_indices, x_data = X
+    order, squared_norms, sample_weight = rows
+    label_indptr, label_experts = labels
+    indptr, indices = pattern
+    seen, numerator, offset, crowd_row, crowd_batch, bias_feature = clock
+    kind = values.dtype.type
+    zero, one, two, four = kind(0), kind(1), kind(2), kind(4)
+    x0 = kind(bias_feature)
+    steps = np.empty((batch_size, bias.shape[0]), values.dtype)
+    scale = 1.0
+    for first in range(0, order.shape[0], batch_size):
+        size = min(batch_size, order.shape[0] - first)
+        rate = kind(numerator / (seen + offset))
+        batch_weight = 0.0
+        for r in range(size):
+            i = order[first + r]
+            step = steps[r]
+            step[:] = 0
+            _add_scores(
+                step, x_indices, x_data, x_indptr[i], x_indptr[i + 1], indptr, indices, values
+            )
+            w = kind(sample_weight[i])
+            batch_weight += w
+            crowd = kind(crowd_row) * w + kind(crowd_batch)
+            norm = squared_norms[i] + x0 * x0
+            implicit = two * rate * w / (one + two * rate * norm * crowd)
+            cap = four * rate * w
+            shrunk = kind(scale)
+            for e in range(step.shape[0]):
+                step[e] = shrunk * step[e] + x0 * bias[e]
+            # A positive is a negative seen in a mirror: flip, step, flip back.
+            for q in range(label_indptr[i], label_indptr[i + 1]):
+                step[label_experts[q]] *= -one
+            for e in range(step.shape[0]):
+                step[e] = min(cap, max(one + step[e], zero) * implicit)
+            for q in range(label_indptr[i], label_indptr[i + 1]):
+                step[label_experts[q]] *= -one
+        seen += batch_weight
+        scale *= 1.0 - batch_weight / (seen + offset)
+        for r in range(size):
+            i = order[first + r]
+            if _move_bias(bias, steps[r], x0, kind(1.0 / scale)):
+                _subtract_products(
+                    steps[r], x_indices, x_data, x_indptr[i], x_indptr[i + 1], indptr, indices,
+                    values,
+                )  # fmt: skip
+    return scale
+
+
+@njit(**_OPTIONS)
+def _move_bias(bias, step, x0, unscale):
+    """Move the bias by one row's step and unscale the step; returns whether it is nonzero."""
+    moved = False
+    for e in range(step.shape[0]):
+        if step[e] != 0:
+            moved = True
+            bias[e] -= x0 * step[e]
+            step[e] *= unscale
+    return moved
+
+
+@njit(**_OPTIONS)
+def _touched_logits(kept, weights, count, expert, intercept, z, touched, is_touched):
+    """Logits of the classes that the kept experts are connected to; the rest stay at b2."""
+    indptr, indices, values = expert
+    n_touched = 0
+    for q in range(count):
+        e = kept[q]
+        for p in range(indptr[e], indptr[e + 1]):
+            c = indices[p]
+            if not is_touched[c]:
+                is_touched[c] = True
+                touched[n_touched] = c
+                n_touched += 1
+                z[c] = intercept[c]
+            z[c] += weights[q] * values[p]
+    return n_touched
+
+
+@njit(**_OPTIONS)
+def _softmax_residual(z, touched, n_touched, base, base_total, base_max):
+    """Replace the touched logits by probabilities; returns 1 / (their total over all classes).
+
+    ``base`` holds exp(b2 - base_max) and ``base_total`` its sum: the classes that no kept
+    expert is connected to are counted without being visited. The returned factor turns
+    ``base`` into the probabilities of those.
+    """
+    largest = base_max
+    rest = base_total
+    for q in range(n_touched):
+        largest = max(largest, z[touched[q]])
+        rest -= base[touched[q]]
+    if n_touched == z.shape[0] or rest < 0:
+        rest = z.dtype.type(0)
+    factor = np.exp(base_max - largest)
+    total = rest * factor
+    for q in range(n_touched):
+        c = touched[q]
+        z[c] = np.exp(z[c] - largest)
+        total += z[c]
+    for q in range(n_touched):
+        z[touched[q]] /= total
+    return factor / total
+
+
+@njit(**_OPTIONS)
+def _sigmoid(value):
+    small = np.exp(-abs(value))
+    return 1.0 / (1.0 + small) if value >= 0 else small / (1.0 + small)
+
+
+@njit(**_OPTIONS)
+def _log1p_exp(value):
+    """log(1 + exp(value)), the loss of a logit whose label is absent."""
+    return max(value, value * 0) + np.log1p(np.exp(-abs(value)))
+
+
+@njit(**_OPTIONS)
+def _intercept_outputs(intercept, multilabel, base):
+    """Fill ``base`` with what b2 alone says of each class; returns (total, max, loss).
+
+    Softmax: exp(b2 - max), their sum and the max. Multilabel: probabilities and the loss of
+    a row without labels. Computed once a batch, so that a row visits only the classes its
+    kept experts are connected to.
+    """
+    largest = intercept.max()
+    total = intercept.dtype.type(0)
+    loss = 0.0
+    for c in range(intercept.shape[0]):
+        if multilabel:
+            base[c] = _sigmoid(intercept[c])
+            loss += _log1p_exp(intercept[c])
+        else:
+            base[c] = np.exp(intercept[c] - largest)
+        total += base[c]
+    return total, largest, loss
+
+
+@njit(**_OPTIONS)
+def _multilabel_residual(z, touched, n_touched, is_touched, intercept, row_classes, base_loss):
+    """Replace the touched logits by probabilities; returns the loss of the row."""
+    loss = base_loss
+    for q in range(row_classes.shape[0]):
+        c = row_classes[q]
+        loss -= z[c] if is_touched[c] else intercept[c]
+    for q in range(n_touched):
+        c = touched[q]
+        loss += _log1p_exp(z[c]) - _log1p_exp(intercept[c])
+        z[c] = _sigmoid(z[c])
+    return loss
+
+
+@njit(**_OPTIONS)
+def _expert_gradient(kept, gate, count, step, expert, z, gradient_expert, moves):
+    """Gradients of one row: added up for the outputs, written to ``moves`` for the scores."""
+    indptr, indices, values = expert
+    mean = step * 0
+    for q in range(count):
+        derivative = step * 0
+        for p in range(indptr[kept[q]], indptr[kept[q] + 1]):
+            derivative += values[p] * z[indices[p]]
+            gradient_expert[p] += step * gate[q] * z[indices[p]]
+        moves[q] = derivative
+        mean += gate[q] * derivative
+    for q in range(count):
+        moves[q] = step * gate[q] * (moves[q] - mean)
+
+
+@njit(**_OPTIONS)
+def _router_update(X, i, router, router_intercept, kept, moves, count, unscale, bias_square, by):
+    """Move the weights that connect the features of row ``i`` to its kept experts.
+
+    ``by`` (n_experts,) is scratch that holds zeros between calls.
+    """
+    x_indptr, x_indices, x_data = X
+    indptr, indices, values = router
+    for q in range(count):
+        by[kept[q]] = moves[q] * unscale
+        router_intercept[kept[q]] -= bias_square * moves[q]
+    _subtract_products(
+        by, x_indices, x_data, x_indptr[i], x_indptr[i + 1], indptr, indices, values
+    )
+    for q in range(count):
+        by[kept[q]] = 0
+
+
+@njit(**_OPTIONS)
+def nested_epoch(
+    X, order, labels, steps, router, expert, intercepts, grids, batch_size, rates, multilabel
+):
+    """One epoch of mini-batch gradient steps on the cross-entropy of the sparse expert model.
+
+    Each mini-batch keeps its own number of experts, so all sparsity levels are trained at
+    once; only kept experts get a gradient. The router weights are held as ``scale *
+    values``; all parameters change in place.
+
+    Parameters
+    ----------
+    X : tuple (indptr, indices, data)
+    order : ndarray (n_rows,)
+    labels : tuple (indptr, classes) of each row
+    steps : ndarray (n_samples,), the step length of each sample
+    router, expert : tuple (indptr, indices, values)
+    intercepts : tuple (router_intercept, intercept)
+    grids : ndarray (n_batches,), the number of experts each mini-batch keeps
+    batch_size : int
+    rates : tuple (bias feature squared, step of the outputs relative to the router's,
+        shrinkage per batch, scale of the router weights)
+    multilabel : bool
+
+    Returns
+    -------
+    scale : float
+        The scale of the router weights after the epoch.
+    loss : float
+        Sum of the losses of the rows.
+    """
+    x_indptr, x_indices, x_data = X
+    label_indptr, label_classes = labels
+    r_indptr, r_indices, r_values = router
+    e_indptr, _, e_values = expert
+    router_intercept, intercept = intercepts
+    kind = r_values.dtype.type
+    bias_square, output_rate = kind(rates[0]), kind(rates[1])
+    shrink, scale = rates[2], rates[3]
+    n_experts, n_classes = router_intercept.shape[0], intercept.shape[0]
+    widest = max(1, grids.max())
+    h = np.empty(n_experts, r_values.dtype)
+    by = np.zeros(n_experts, r_values.dtype)
+    kept = np.empty((batch_size, widest), np.int64)
+    moves = np.empty((batch_size, widest), r_values.dtype)
+    counts = np.empty(batch_size, np.int64)
+    gate = np.empty(widest, r_values.dtype)
+    z = np.empty(n_classes, r_values.dtype)
+    base = np.empty(n_classes, r_values.dtype)
+    touched = np.empty(n_classes, np.int64)
+    is_touched = np.zeros(n_classes, np.bool_)
+    gradient_expert = np.zeros(e_values.shape[0], r_values.dtype)
+    gradient_intercept = np.zeros(n_classes, r_values.dtype)
+    loss = 0.0
+    for b in range(grids.shape[0]):
+        first = b * batch_size
+        size = min(batch_size, order.shape[0] - first)
+        base_total, base_max, base_loss = _intercept_outputs(intercept, multilabel, base)
+        base_step = kind(0)
+        for r in range(size):
+            i = order[first + r]
+            step = steps[i]
+            row_classes = label_classes[label_indptr[i] : label_indptr[i + 1]]
+            h[:] = 0
+            _add_scores(
+                h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
+            )
+            for e in range(n_experts):
+                h[e] = kind(scale) * h[e] + router_intercept[e]
+            count = _keep_top(h, grids[b], kept[r])
+            counts[r] = count
+            if count > 0:
+                _gate(h, kept[r], count, gate)
+            n_touched = _touched_logits(
+                kept[r], gate, count, expert, intercept, z, touched, is_touched
+            )
+            if multilabel:
+                factor = kind(1)
+                loss += _multilabel_residual(
+                    z, touched, n_touched, is_touched, intercept, row_classes, base_loss
+                )
+            else:
+                factor = _softmax_residual(z, touched, n_touched, base, base_total, base_max)
+                c = row_classes[0]
+                p = z[c] if is_touched[c] else base[c] * factor
+                loss -= np.log(max(p, kind(1e-30)))
+            # Probabilities minus labels are the derivatives of the loss by the logits.
+            base_step += step * factor
+            for q in range(n_touched):
+                c = touched[q]
+                gradient_intercept[c] += step * (z[c] - base[c] * factor)
+            for q in range(row_classes.shape[0]):
+                gradient_intercept[row_classes[q]] -= step
+                z[row_classes[q]] -= kind(1)  # of no effect where nothing is connected
+            _expert_gradient(kept[r], gate, count, step, expert, z, gradient_expert, moves[r])
+            for q in range(n_touched):
+                is_touched[touched[q]] = False
+        scale *= 1.0 - shrink
+        unscale = kind(1.0 / scale)
+        for r in range(size):
+            if counts[r] > 1:  # with one kept expert the gate is constant: no gradient
+                i = order[first + r]
+                _router_update(
+                    X, i, router, router_intercept, kept[r], moves[r], counts[r], unscale,
+                    bias_square, by,
+                )  # fmt: skip
+        for r in range(size):
+            for q in range(counts[r]):
+                for p in range(e_indptr[kept[r, q]], e_indptr[kept[r, q] + 1]):
+                    e_values[p] -= output_rate * gradient_expert[p]
+                    gradient_expert[p] = 0
+        for c in range(n_classes):
+            intercept[c] -= output_rate * (gradient_intercept[c] + base[c] * base_step)
+            gradient_intercept[c] = 0
+    return scale, loss
+
+
+@njit(**_OPTIONS)
+def logits(X, first, last, router, expert, intercepts, top_k, out):
+    """Write the logits of rows ``first`` to ``last`` to ``out`` (last - first, n_classes)."""
+    x_indptr, x_indices, x_data = X
+    r_indptr, r_indices, r_values = router
+    e_indptr, e_indices, e_values = expert
+    router_intercept, intercept = intercepts
+    h = np.empty(router_intercept.shape[0], r_values.dtype)
+    kept = np.empty(top_k, np.int64)
+    gate = np.empty(top_k, r_values.dtype)
+    for i in range(first, last):
+        z = out[i - first]
+        for c in range(z.shape[0]):
+            z[c] = intercept[c]
+        for e in range(h.shape[0]):
+            h[e] = router_intercept[e]
+        _add_scores(
+            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
+        )
+        count = _keep_top(h, top_k, kept)
+        if count > 0:
+            _gate(h, kept, count, gate)
+        for q in range(count):
+            for p in range(e_indptr[kept[q]], e_indptr[kept[q] + 1]):
+                z[e_indices[p]] += gate[q] * e_values[p]
+
+
+@njit(**_OPTIONS)
+def codes(X, first, last, router, router_intercept, top_k, expert_indices, expert_weights, counts):
+    """Write the kept experts and their gate weights of rows ``first`` to ``last``."""
+    x_indptr, x_indices, x_data = X
+    r_indptr, r_indices, r_values = router
+    h = np.empty(router_intercept.shape[0], r_values.dtype)
+    for i in range(first, last):
+        for e in range(h.shape[0]):
+            h[e] = router_intercept[e]
+        _add_scores(
+            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
+        )
+        r = i - first
+        counts[r] = _keep_top(h, top_k, expert_indices[r])
+        if counts[r] > 0:
+            _gate(h, expert_indices[r], counts[r], expert_weights[r])

@@ -1,0 +1,163 @@
+"""A linear start for the experts: one-vs-rest margins by implicit stochastic gradient steps.
+
+Every expert is a linear classifier of its own classes against the rest (Huberised squared
+hinge, L2 penalty). The experts do not interact, so threads take blocks of experts and the
+result does not depend on how many there are.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from ._parameters import csr_parts, with_values
+from ._threads import map_threads
+
+LINEAR_EPOCHS = 5
+
+
+class Geometry(NamedTuple):
+    """Scales of the training rows that make the step lengths independent of units."""
+
+    mean_square: float  # weighted mean of squared row norms
+    bias_feature: float  # typical nonzero value: the value of the constant feature
+    crowding: float  # largest eigenvalue of the second moment over its trace, in (0, 1]
+
+
+class StepClock(NamedTuple):
+    """Schedule of the implicit steps: rate = numerator / (seen + offset)."""
+
+    seen: float  # weight of the samples visited so far
+    numerator: float
+    offset: float
+    crowd_row: float  # multiplies a row's own weight in its implicit step
+    crowd_batch: float  # added to it: the weight of the rows that move the same score
+    bias_feature: float
+
+
+def measure_geometry(X, sample_weight):
+    """Measure the `Geometry` of weighted rows; four power iterations give the crowding."""
+    weight = sample_weight.astype(np.float64)
+    total = weight.sum()
+    squares = squared_norms(X)
+    mean_square = float(weight @ squares) / total
+    if mean_square == 0:
+        return Geometry(1.0, 1.0, 1.0)
+    per_row = float(weight @ np.diff(X.indptr)) / total
+    direction = np.ones(X.shape[1], X.dtype)
+    largest = 0.0
+    for _ in range(4):
+        direction /= np.linalg.norm(direction)
+        scores = X @ direction
+        moved = X.T @ (scores * sample_weight)
+        largest = float(np.linalg.norm(moved)) / total
+        if largest == 0:
+            break
+        direction = moved
+    crowding = min(1.0, max(largest / mean_square, 1e-4))
+    return Geometry(mean_square, float(np.sqrt(mean_square / per_row)), crowding)
+
+
+def squared_norms(X):
+    """Squared Euclidean norm of every row of a CSR matrix, (n_samples,) in its dtype."""
+    squares = np.append(X.data * X.data, X.dtype.type(0))
+    norms = np.add.reduceat(squares, X.indptr[:-1])
+    norms[np.diff(X.indptr) == 0] = 0
+    return norms
+
+
+def build_clock(geometry, settings, *, seen, horizon):
+    """Schedule for ``horizon`` of sample weight under the L2 penalty of the settings."""
+    crowding = geometry.crowding
+    full = settings.full_batch
+    return StepClock(
+        seen=seen,
+        numerator=horizon / (settings.alpha * geometry.mean_square),
+        offset=horizon / settings.alpha,
+        crowd_row=0.0 if full else 1.0 + (settings.batch_size - 1) * crowding,
+        crowd_batch=horizon * crowding if full else 0.0,
+        bias_feature=geometry.bias_feature,
+    )
+
+
+def run_linear_start(data, start, settings, engine, orders):
+    """Train the margins of all experts from where ``start`` has them, on average over epochs.
+
+    Parameters
+    ----------
+    data : `skparse._training.TrainingData`
+    start : csr_array (n_features, n_experts)
+        Margins at the start, on the pattern of the connections. Not changed.
+    settings : `skparse._training.TrainingSettings`
+    engine : see `skparse._engines`
+    orders : list of ndarray, the rows in the order of their visits, one array an epoch
+
+    Returns
+    -------
+    margins : csr_array (n_features, n_experts)
+    bias : ndarray (n_experts,), multiplies the bias feature
+    """
+    n_experts = start.shape[1]
+    n_blocks = min(settings.n_threads, n_experts)
+    if n_blocks == 1:
+        values, bias = _run_block(data, start, data.row_experts, settings, engine, orders)
+        return with_values(start, values), bias
+    edges = np.linspace(0, n_experts, n_blocks + 1).astype(int)
+    of_block = np.searchsorted(edges, start.indices, side="right") - 1
+
+    def run(k):
+        first, last = edges[k], edges[k + 1]
+        columns = _cut_columns(start, of_block == k, first, last)
+        row_experts = data.row_experts[:, first:last].tocsr()
+        return _run_block(data, columns, row_experts, settings, engine, orders)
+
+    trained = map_threads(run, range(n_blocks), n_threads=n_blocks)
+    margins = with_values(start, np.empty_like(start.data))
+    for k, (values, _) in enumerate(trained):
+        margins.data[of_block == k] = values
+    return margins, np.concatenate([bias for _, bias in trained])
+
+
+def _cut_columns(matrix, inside, first, last):
+    """Cut out the columns ``first`` to ``last``, whose entries ``inside`` marks."""
+    before = np.concatenate([[0], np.cumsum(inside)])
+    indptr = before[matrix.indptr].astype(matrix.indptr.dtype)
+    parts = matrix.data[inside], matrix.indices[inside] - first, indptr
+    return sparse.csr_array(parts, shape=(matrix.shape[0], last - first))
+
+
+def _run_block(data, start, row_experts, settings, engine, orders):
+    """Run all epochs for a block of experts; returns the averaged (margins, bias)."""
+    values = start.data.copy()
+    bias = np.zeros(start.shape[1], values.dtype)
+    mean_values, mean_bias = np.zeros_like(values), np.zeros_like(bias)
+    clock = build_clock(data.geometry, settings, seen=0.0, horizon=data.total_weight)
+    for epoch, order in enumerate(orders):
+        moving = with_values(start, values)
+        clock = run_linear_epoch(data, moving, bias, row_experts, clock, order, settings, engine)
+        share = values.dtype.type(average_share(epoch))
+        mean_values += share * (values - mean_values)
+        mean_bias += share * (bias - mean_bias)
+    return mean_values, mean_bias
+
+
+def run_linear_epoch(data, margins, bias, row_experts, clock, order, settings, engine):
+    """One epoch in place on the values of ``margins`` and on ``bias``; returns the clock."""
+    scale = engine.linear_epoch(
+        csr_parts(data.X),
+        (order, data.squared_norms, data.sample_weight),
+        (row_experts.indptr, row_experts.indices),
+        (margins.indptr, margins.indices),
+        margins.data,
+        bias,
+        tuple(clock),
+        settings.batch_size,
+    )
+    margins.data *= margins.dtype.type(scale)
+    visited = data.sample_weight[order].sum(dtype=np.float64)
+    return clock._replace(seen=clock.seen + float(visited))
+
+
+def average_share(epoch):
+    """Weight of the newest iterate in an average in which epoch t counts in proportion to t."""
+    return 2.0 / (epoch + 2.0)

@@ -1,0 +1,52 @@
+"""The numbers of one fitted model, in the form that every engine reads."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+
+class ModelParameters(NamedTuple):
+    """Weights of ``y = softmax(W h_sparse + b2)`` with ``h = ReLU(W1 x + b1)``."""
+
+    router: sparse.csr_array  # W1 transposed, (n_features, n_experts)
+    router_intercept: np.ndarray  # b1, (n_experts,)
+    expert: sparse.csr_array  # W transposed, (n_experts, n_classes)
+    intercept: np.ndarray  # b2, (n_classes,)
+
+    @property
+    def dtype(self):
+        return self.router_intercept.dtype
+
+    @property
+    def intercepts(self):
+        return self.router_intercept, self.intercept
+
+    def copy(self):
+        """Copy the numbers; the patterns, which never change in place, are shared."""
+        return ModelParameters(
+            with_values(self.router, self.router.data.copy()),
+            self.router_intercept.copy(),
+            with_values(self.expert, self.expert.data.copy()),
+            self.intercept.copy(),
+        )
+
+    def moved_towards(self, other, share):
+        """Return ``self + share * (other - self)``, computed in place on self."""
+        for mine, theirs in zip(self.arrays(), other.arrays(), strict=True):
+            mine += mine.dtype.type(share) * (theirs - mine)
+        return self
+
+    def arrays(self):
+        """Return the four arrays of numbers."""
+        return self.router.data, self.router_intercept, self.expert.data, self.intercept
+
+
+def with_values(matrix, values):
+    """Return a CSR array with the pattern of ``matrix`` and other values."""
+    return sparse.csr_array((values, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def csr_parts(matrix):
+    """Return (indptr, indices, data) of a CSR matrix or array."""
+    return matrix.indptr, matrix.indices, matrix.data

@@ -1,0 +1,111 @@
+"""Predictions for many rows: blocks, threads, any K."""
+
+import numpy as np
+from scipy import sparse
+
+from ._parameters import csr_parts
+from ._threads import map_threads
+
+# Rows per block: its logits stay in the cache, and threads have enough to share.
+BLOCK_ROWS = 1024
+
+
+def run_blocks(function, n_rows, n_threads):
+    """Call ``function(first, last)`` for blocks of rows, in threads if there are several."""
+    firsts = range(0, n_rows, BLOCK_ROWS)
+    lasts = [min(first + BLOCK_ROWS, n_rows) for first in firsts]
+    return map_threads(function, firsts, lasts, n_threads=n_threads)
+
+
+def compute_logits(X, parameters, top_k, engine, n_threads):
+    """Logits of all rows, (n_samples, n_classes) in the dtype of the model."""
+    out = np.empty((X.shape[0], len(parameters.intercept)), parameters.dtype)
+
+    def fill(first, last):
+        _logits_of_block(X, first, last, parameters, top_k, engine, out[first:last])
+
+    run_blocks(fill, X.shape[0], n_threads)
+    return out
+
+
+def compute_best_class(X, parameters, top_k, engine, n_threads):
+    """Position of the largest logit of every row, (n_samples,), without storing the logits."""
+    best = np.empty(X.shape[0], np.intp)
+
+    def fill(first, last):
+        logits = np.empty((last - first, len(parameters.intercept)), parameters.dtype)
+        _logits_of_block(X, first, last, parameters, top_k, engine, logits)
+        logits.argmax(axis=1, out=best[first:last])
+
+    run_blocks(fill, X.shape[0], n_threads)
+    return best
+
+
+def _logits_of_block(X, first, last, parameters, top_k, engine, out):
+    engine.logits(
+        csr_parts(X),
+        first,
+        last,
+        csr_parts(parameters.router),
+        csr_parts(parameters.expert),
+        parameters.intercepts,
+        top_k,
+        out,
+    )
+
+
+def compute_codes(X, parameters, top_k, engine, n_threads):
+    """Gate weights of the kept experts, a CSR array (n_samples, n_experts)."""
+
+    def codes(first, last):
+        indices, weights, used = _codes_of_block(X, first, last, parameters, top_k, engine)
+        return indices[used], weights[used], used.sum(axis=1)
+
+    blocks = run_blocks(codes, X.shape[0], n_threads)
+    indices, weights, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    shape = X.shape[0], len(parameters.router_intercept)
+    codes = sparse.csr_array((weights, indices, indptr), shape=shape)
+    codes.sort_indices()
+    return codes
+
+
+def count_load(X, parameters, top_k, engine, n_threads):
+    """Count the rows that keep each expert, (n_experts,)."""
+    n_experts = len(parameters.router_intercept)
+
+    def count(first, last):
+        indices, _, used = _codes_of_block(X, first, last, parameters, top_k, engine)
+        return np.bincount(indices[used], minlength=n_experts)
+
+    return np.sum(run_blocks(count, X.shape[0], n_threads), axis=0)
+
+
+def _codes_of_block(X, first, last, parameters, top_k, engine):
+    """Kept experts, their weights and which places are used, each (last - first, top_k)."""
+    shape = last - first, min(top_k, len(parameters.router_intercept))
+    indices, weights = np.zeros(shape, np.int64), np.zeros(shape, parameters.dtype)
+    counts = np.zeros(len(indices), np.int64)
+    router = csr_parts(parameters.router)
+    engine.codes(
+        csr_parts(X), first, last, router, parameters.router_intercept, shape[1],
+        indices, weights, counts,
+    )  # fmt: skip
+    return indices, weights, np.arange(shape[1]) < counts[:, None]
+
+
+def softmax(logits):
+    """Softmax of every row, in place."""
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits
+
+
+def sigmoid(logits):
+    """Logistic function of every logit, strictly inside (0, 1), in place."""
+    edge = np.finfo(logits.dtype).eps
+    small = np.exp(-np.abs(logits))
+    positive = logits >= 0
+    np.divide(np.where(positive, 1, small), 1 + small, out=logits)
+    return np.clip(logits, edge, 1 - edge, out=logits)

@@ -1,0 +1,296 @@
+"""Training: a linear start for the experts, then epochs in which every K is trained at once."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from . import _initialization as initialization
+from . import _linear_start as linear_start
+from ._parameters import ModelParameters, csr_parts
+from ._threads import map_threads
+
+# Up to this many samples are trained in full batches, and none of them is held out.
+SMALL_SAMPLE = 128
+# An epoch makes at least this many updates, however few the samples.
+UPDATES_PER_EPOCH = 64
+BATCH_SIZE = 32
+# The outputs and b2 move this much more slowly than the router (per unit of router step).
+OUTPUT_RATE = 0.001
+# From this many visits on an epoch is trained in two shards.
+SHARD_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What the constructor parameters ask of training, resolved against the data."""
+
+    top_k: int
+    weight_density: float | None
+    alpha: float
+    max_iter: int
+    batch_size: int
+    learning_rate: float
+    tol: float
+    n_iter_no_change: int
+    early_stopping: bool
+    full_batch: bool
+    n_threads: int
+    multilabel: bool
+    score_map: initialization.ScoreMap
+
+
+class TrainingResult(NamedTuple):
+    """A trained model and the record of its training."""
+
+    parameters: ModelParameters
+    loss_curve: list  # mean loss of each epoch, over the sparsity levels it drew
+    validation_scores: list  # of the averaged model after each epoch; empty without a set
+    weight_seen: float  # sample weight the model has learnt from
+
+
+@dataclass
+class TrainingData:
+    """Rows, their classes and their experts, ready for the kernels."""
+
+    X: sparse.csr_array
+    labels: sparse.csr_array  # (n_samples, n_classes) of ones
+    sample_weight: np.ndarray
+    class_experts: sparse.csr_array  # (n_classes, n_experts) of ones
+    row_experts: sparse.csr_array = field(init=False)  # (n_samples, n_experts)
+    geometry: linear_start.Geometry = field(init=False)
+    squared_norms: np.ndarray = field(init=False)
+    total_weight: float = field(init=False)
+
+    def __post_init__(self):
+        self.row_experts = (self.labels @ self.class_experts).tocsr()
+        self.geometry = linear_start.measure_geometry(self.X, self.sample_weight)
+        self.squared_norms = linear_start.squared_norms(self.X)
+        self.total_weight = float(self.sample_weight.sum(dtype=np.float64))
+
+
+def train(data, settings, engine, random_state, **monitors):
+    """Train a model from nothing.
+
+    Parameters
+    ----------
+    data : TrainingData
+    settings : TrainingSettings
+    engine : see `skparse._engines`
+    random_state : numpy.random.RandomState
+    **monitors : see `run_nested_epochs`
+
+    Returns
+    -------
+    TrainingResult
+    """
+    start = initialization.connect(data, settings.weight_density, random_state)
+    orders = [draw_order(data, settings, random_state) for _ in range(linear_start.LINEAR_EPOCHS)]
+    margins, bias = linear_start.run_linear_start(data, start, settings, engine, orders)
+    parameters = initialization.scores_from_margins(
+        margins, bias, data.geometry, data.class_experts, settings.score_map
+    )
+    if settings.weight_density is not None:
+        parameters = initialization.prune(parameters, data, settings.weight_density)
+    return run_nested_epochs(parameters, data, settings, engine, random_state, **monitors)
+
+
+def train_further(parameters, data, settings, engine, random_state, **monitors):
+    """Train an existing model on, after connecting the features it has not seen."""
+    parameters = initialization.sharpen(parameters, settings.score_map, undo=True)
+    parameters = initialization.connect_more(parameters, data)
+    return run_nested_epochs(parameters, data, settings, engine, random_state, **monitors)
+
+
+def train_on_stream(parameters, data, settings, engine, random_state, weight_seen):
+    """One pass over the next samples of a stream: a linear epoch, then a nested one.
+
+    Parameters
+    ----------
+    parameters : ModelParameters or None
+        The model so far; None at the beginning of the stream.
+    weight_seen : float
+        Sample weight it has learnt from.
+
+    Returns
+    -------
+    TrainingResult
+    """
+    score_map = settings.score_map
+    if parameters is None:
+        parameters = initialization.unconnected(data, score_map)
+    else:
+        parameters = initialization.sharpen(parameters, score_map, undo=True)
+    parameters = initialization.connect_more(parameters, data)
+    margins, bias = initialization.margins_from_scores(parameters, data.geometry, score_map)
+    horizon = weight_seen + data.total_weight
+    clock = linear_start.build_clock(data.geometry, settings, seen=weight_seen, horizon=horizon)
+    order = draw_order(data, settings, random_state)
+    linear_start.run_linear_epoch(
+        data, margins, bias, data.row_experts, clock, order, settings, engine
+    )
+    moved = initialization.scores_from_margins(
+        margins, bias, data.geometry, data.class_experts, score_map
+    )
+    moved = moved._replace(expert=parameters.expert, intercept=parameters.intercept)
+    result = run_nested_epochs(moved, data, settings, engine, random_state)
+    return result._replace(weight_seen=horizon)
+
+
+def run_nested_epochs(
+    parameters, data, settings, engine, random_state, *, validate=None, report=None
+):
+    """Train all sparsity levels at once; returns the sharpened average of the epochs' models.
+
+    Parameters
+    ----------
+    validate : callable, default=None
+        Scores `ModelParameters` on held-out samples, larger is better. With
+        ``settings.early_stopping`` the best-scoring average is returned.
+    report : callable, default=None
+        Called with (epoch, loss, score) after every epoch; the score is None without
+        ``validate``.
+
+    Returns
+    -------
+    TrainingResult
+    """
+    current, mean, best = parameters.copy(), parameters.copy(), None
+    monitor = _Progress(settings, validate is not None)
+    for epoch in range(settings.max_iter):
+        current, loss = _run_nested_epoch(current, data, settings, engine, random_state)
+        mean.moved_towards(current, linear_start.average_share(epoch))
+        score = None if validate is None else validate(mean)
+        if monitor.record(loss, score) and settings.early_stopping and score is not None:
+            best = mean.copy()
+        if report is not None:
+            report(epoch, loss, score)
+        if monitor.stalled:
+            break
+    trained = initialization.sharpen(best or mean, settings.score_map)
+    return TrainingResult(trained, monitor.losses, monitor.scores, data.total_weight)
+
+
+class _Progress:
+    """Loss and score after every epoch, and whether they still improve."""
+
+    def __init__(self, settings, has_scores):
+        self.losses, self.scores = [], []
+        self._by_score = settings.early_stopping and has_scores
+        self._settings = settings
+        self._best = -np.inf
+        self._waited = 0
+
+    def record(self, loss, score):
+        """Add an epoch; returns whether it is the best so far."""
+        self.losses.append(loss)
+        if score is not None:
+            self.scores.append(score)
+        value = score if self._by_score else -loss
+        self._waited = 0 if value > self._best + self._settings.tol else self._waited + 1
+        is_best = value > self._best
+        self._best = max(self._best, value)
+        return is_best
+
+    @property
+    def stalled(self):
+        return self._waited >= self._settings.n_iter_no_change
+
+
+def _run_nested_epoch(parameters, data, settings, engine, random_state):
+    """Train one epoch; returns (parameters, mean loss).
+
+    Large data are cut into two shards, each of which trains a copy of the model on half of the
+    rows; their average is the model after the epoch. The cut depends on the data alone, so the
+    result is the same for one thread and two.
+    """
+    order = draw_order(data, settings, random_state)
+    shards = np.array_split(order, 2) if len(order) >= SHARD_ROWS else [order]
+    grids = [_draw_grids(shard, settings, random_state) for shard in shards]
+    steps, shrink = _step_lengths(data, settings)
+    steps *= len(shards)
+    rates = (
+        data.geometry.bias_feature**2,
+        OUTPUT_RATE * data.geometry.mean_square,
+        min(0.5, shrink * len(shards)),
+        1.0,
+    )
+
+    def run(shard, grid):
+        copy = parameters.copy()
+        scale, loss = engine.nested_epoch(
+            csr_parts(data.X),
+            shard,
+            (data.labels.indptr, data.labels.indices),
+            steps,
+            csr_parts(copy.router),
+            csr_parts(copy.expert),
+            copy.intercepts,
+            grid,
+            settings.batch_size,
+            rates,
+            settings.multilabel,
+        )
+        copy.router.data[:] *= copy.dtype.type(scale)
+        return copy, loss
+
+    trained, losses = zip(
+        *map_threads(run, shards, grids, n_threads=settings.n_threads), strict=True
+    )
+    moved = trained[0]
+    for k, other in enumerate(trained[1:], start=2):
+        moved.moved_towards(other, 1 / k)
+    return moved, sum(losses) / len(order)
+
+
+def _draw_grids(order, settings, random_state):
+    """Draw how many experts each mini-batch keeps, (n_batches,) of int64."""
+    levels = sparsity_levels(settings.top_k)
+    n_batches = -(-len(order) // settings.batch_size)
+    return levels[random_state.randint(len(levels), size=n_batches)]
+
+
+def sparsity_levels(top_k):
+    """Numbers of experts that training keeps: 2, 4, 8, ..., top_k.
+
+    One kept expert has a constant gate and no router gradient; K = 1 is read from the
+    ranking that the other levels train.
+    """
+    powers = [2**i for i in range(1, int(top_k).bit_length()) if 2**i < top_k]
+    return np.array([*powers, max(2, top_k)])
+
+
+def _step_lengths(data, settings):
+    """Step of every sample, (n_samples,), and the shrinkage of the weights per update.
+
+    Rows of one batch that share features push the same scores: the steps are divided by how
+    crowded the batch is. A full batch depends on weights only, so that a sample of weight
+    two moves the model as two samples do.
+    """
+    geometry = data.geometry
+    # The step is one of the margins, which the scores scale.
+    rate = settings.learning_rate * settings.score_map.scale**2 / geometry.mean_square
+    weight = data.sample_weight.astype(np.float64)
+    norms = data.squared_norms + geometry.bias_feature**2
+    if settings.full_batch:
+        relative = weight / (data.total_weight * geometry.crowding)
+        steps = rate * relative / (1.0 + rate * norms)
+        updates = 1.0 / geometry.crowding
+    else:
+        crowd = 1.0 + (settings.batch_size - 1) * geometry.crowding
+        relative = weight * len(weight) / data.total_weight
+        steps = rate * relative / (1.0 + rate * relative * norms) / crowd
+        updates = settings.batch_size / len(weight) * data.total_weight / crowd
+    shrink = min(0.5, settings.learning_rate * settings.alpha * updates / data.total_weight)
+    return steps.astype(data.X.dtype), shrink
+
+
+def draw_order(data, settings, random_state):
+    """Draw the rows in the order in which an epoch visits them, (n_visits,) of int64."""
+    n = data.X.shape[0]
+    n_batches = -(-n // settings.batch_size)
+    repeats = -(-UPDATES_PER_EPOCH // n_batches) if n_batches < UPDATES_PER_EPOCH else 1
+    if settings.full_batch:
+        return np.tile(np.arange(n), repeats)
+    return np.concatenate([random_state.permutation(n) for _ in range(repeats)])
