@@ -1,0 +1,66 @@
+"""
+20 Newsgroups: how many experts, and what they stand for
+========================================================
+
+One fit trains all numbers of kept experts up to `top_k`. Here they are read one after the other
+on 20 Newsgroups without headers, footers and quotes, and a few experts are shown by the terms
+that call them. The data set is downloaded, unless the folder that the environment variable
+``SKPARSE_DATA`` names holds it in ``scikit_learn_data``.
+"""
+
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import fetch_20newsgroups
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from skparse import SparseExpertClassifier
+
+folder = Path(os.environ.get("SKPARSE_DATA", ""), "scikit_learn_data")
+options = {
+    "data_home": folder if folder.is_dir() else None,
+    "remove": ("headers", "footers", "quotes"),
+}
+train = fetch_20newsgroups(subset="train", **options)
+test = fetch_20newsgroups(subset="test", **options)
+vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype=np.float32)
+X_train, X_test = vectorizer.fit_transform(train.data), vectorizer.transform(test.data)
+y_train, y_test = (np.array(train.target_names)[part.target] for part in (train, test))
+
+# %%
+# One fit, every top_k
+# --------------------
+
+classifier = SparseExpertClassifier(top_k=8, random_state=0).fit(X_train, y_train)
+top_ks, accuracies = [1, 2, 4, 8], []
+for top_k in top_ks:
+    accuracies.append(classifier.set_params(top_k=top_k).score(X_test, y_test))
+    print(f"top_k={top_k}: accuracy {accuracies[-1]:.3f}")
+
+# %%
+# What the experts stand for
+# --------------------------
+# A column of `router_coef_` holds the weights of the terms that call an expert, its row of
+# `expert_coef_` what the expert says about the classes.
+
+terms = vectorizer.get_feature_names_out()
+router = classifier.router_coef_.tocsc()
+speaks_for = classifier.classes_[classifier.expert_coef_.toarray().argmax(axis=1)]
+busiest = np.argsort(-classifier.expert_load_, kind="stable")[:4]
+
+figure, axes = plt.subplots(1, 5, figsize=(13, 3.2), layout="constrained")
+axes[0].plot(top_ks, accuracies, "o-")
+axes[0].set_xscale("log", base=2)
+axes[0].set(xticks=top_ks, xticklabels=top_ks, xlabel="top_k", ylabel="accuracy")
+axes[0].set(ylim=(0.6, 0.8), title="one fit")
+for expert, axis in zip(busiest, axes[1:], strict=True):
+    column = slice(router.indptr[expert], router.indptr[expert + 1])
+    weights, features = router.data[column], router.indices[column]
+    top = np.argsort(-weights, kind="stable")[:8]
+    print(f"expert {expert} ({speaks_for[expert]}): {', '.join(terms[features[top]])}")
+    axis.barh(terms[features[top]], weights[top])
+    axis.invert_yaxis()
+    axis.set(title=speaks_for[expert], xlabel="router weight")
+figure.savefig("20newsgroups.png", dpi=150)
