@@ -1,0 +1,113 @@
+"""Seconds, bytes, and the machine they were measured on."""
+
+import contextlib
+import ctypes
+import datetime
+import gc
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    *("skparse", "numpy", "scipy", "scikit-learn", "torch", "numba", "joblib"),
+    *("skorch", "fasttext-community", "napkinxc"),
+)
+
+
+def time_calls(call, repeats, budget=float("inf")):
+    """Return the seconds of each of `repeats` calls, fewer once they exceed `budget` in sum."""
+    seconds = []
+    while len(seconds) < repeats and sum(seconds) < budget:
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def microseconds_per_row(call, rows, n_rows, repeats, budget):
+    """Return the median time of a call on all rows at once, divided by their number."""
+    return 1e6 * statistics.median(time_calls(lambda: call(rows), repeats, budget)) / n_rows
+
+
+def microseconds_for_one_row(call, rows, n_rows, n_calls=200, budget=10.0):
+    """Return the median time of calls that pass one row each, as a service would."""
+    singles = [rows[i : i + 1] for i in range(min(n_calls, n_rows))]
+    seconds = []
+    for single in singles:
+        seconds += time_calls(lambda single=single: call(single), 1)
+        if sum(seconds) > budget:
+            break
+    return 1e6 * statistics.median(seconds)
+
+
+class PeakMemory:
+    """Context manager: the most memory held inside, in `extra_bytes` over what was held before.
+
+    On Linux the kernel's high-water mark is reset on entry, so the figure is good to a fraction
+    of a megabyte and includes everything a call allocates, whatever the library. Elsewhere the
+    mark is that of the whole life of the process, so the figure is a lower bound.
+    """
+
+    def __enter__(self):
+        """Set the mark to the memory held now."""
+        gc.collect()
+        # Memory that was freed but kept for later use would hide what the call allocates.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = _high_water_bytes()
+        return self
+
+    def __exit__(self, *exception):
+        """Read the mark."""
+        self.extra_bytes = _high_water_bytes() - self._before
+
+
+def _high_water_bytes():
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss: a child process starts with the mark of its parent there.
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    import resource  # not on Windows, where this harness measures no memory
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def stored_bytes(path):
+    """Return the size of a file, or of all files of a folder."""
+    path = Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def describe_machine():
+    """Return processor, cores, system, versions and date."""
+    return {
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _processor_name():
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,111 @@
+"""The picture of a comparison: score against time and size, relative to ours."""
+
+import statistics
+
+from peers import OURS
+
+PANELS = (
+    ("fit_s", "fit time"),
+    ("predict_us", "prediction time, in bulk"),
+    ("model_bytes", "size of the saved model"),
+)
+COLOURS = {
+    "LinearSVC": "tab:blue",
+    "SGD-log_loss": "tab:orange",
+    "SGD-modified_huber": "tab:olive",
+    "LogisticRegression": "tab:green",
+    "ComplementNB": "tab:red",
+    "MLPClassifier": "tab:purple",
+    "skorch": "tab:brown",
+    "fastText": "tab:pink",
+    "napkinXC-PLT": "tab:cyan",
+    "napkinXC-HSM": "tab:gray",
+}
+LOWEST = -12  # points; a model further down is drawn there, as a triangle
+
+
+def draw_figure(results, path):
+    """Draw a panel each for fit time, prediction time and size, and save them to `path`.
+
+    A point is a model: to the left of 1 faster or smaller than ours, above 0 more accurate,
+    each the mean over the data sets where both ran (ratios: the geometric mean). Filled: fixed
+    parameters; hollow: tuned by cross-validation.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('a figure needs matplotlib: pip install "skparse[plot]"') from error
+    series = relative_to_ours(results)
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(PANELS), sharey=True)
+    for axes, (key, label) in zip(panels, PANELS, strict=True):
+        draw_panel(axes, key, series)
+        axes.set_xlabel(f"{label}, ours = 1")
+    panels[0].set_ylabel("score minus ours, points")
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend = {"loc": "outside lower center", "ncols": 5, "fontsize": 8, "frameon": False}
+    figure.legend(handles, labels, **legend)
+    figure.savefig(path, dpi=150)
+
+
+def draw_panel(axes, key, series):
+    """Draw score against one figure for all models."""
+    for (model, reading), figures in series.items():
+        style = style_of(model, reading)
+        if figures["points"] < LOWEST:
+            style["marker"] = "v"
+        height = max(figures["points"], LOWEST)
+        axes.plot(figures[key], height, linestyle="none", **style)
+        if reading == "top_k=1":
+            place = {"xytext": (4, -10), "textcoords": "offset points", "fontsize": 8}
+            axes.annotate("K=1", (figures[key], height), **place)
+    axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    axes.axvline(1, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_xscale("log")
+    axes.margins(x=0.08)
+    label_powers(axes.xaxis)
+
+
+def label_powers(axis):
+    """Write the ticks of a log axis as plain numbers, 1, 2 and 5 of each decade at most."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def style_of(model, reading):
+    """Return marker and legend entry of a model; readings of ours share one entry."""
+    if model == OURS:
+        label = "_" if reading else OURS
+        return {
+            "marker": "*",
+            "color": "black",
+            "markersize": 6 if reading else 13,
+            "label": label,
+        }
+    name = model.removesuffix("-cv")
+    face = COLOURS[name] if model == name else "none"
+    return {"marker": "o", "color": COLOURS[name], "markerfacecolor": face, "label": model}
+
+
+def relative_to_ours(results):
+    """Return per model and reading the mean score difference and the mean ratios to ours."""
+    ran = [row for row in results["results"] if "failed" not in row]
+    ours = {row["data"]: row for row in ran if row["model"] == OURS and not row["reading"]}
+    pairs = {}
+    for row in ran:
+        if row["data"] in ours:
+            name = row["model"], row["reading"]
+            pairs.setdefault(name, []).append((row, ours[row["data"]]))
+    series = {}
+    for name, both in pairs.items():
+        figures = {
+            key: statistics.geometric_mean(row[key] / our[key] for row, our in both)
+            for key, _ in PANELS
+        }
+        figures["points"] = 100 * statistics.mean(row["score"] - our["score"] for row, our in both)
+        series[name] = figures
+    return series
