@@ -1,6 +1,7 @@
 """The estimator: parameters, validation, and the steps of a fit."""
 
 from contextlib import contextmanager
+from copy import copy
 from numbers import Integral, Real
 
 import numpy as np
@@ -13,18 +14,19 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
 from . import _inputs as inputs
 from . import _prediction as prediction
 from . import _training as training
+from ._compression import prune, round_values
 from ._engines import choose_engine
 from ._initialization import choose_score_map, experts_of_classes
-from ._parameters import ModelParameters
-from ._persistence import pack_state, unpack_state
+from ._parameters import ModelParameters, with_values
+from ._persistence import pack_state, packed_bytes, unpack_state
 
 
 class SparseExpertClassifier(
@@ -172,6 +174,12 @@ class SparseExpertClassifier(
     t_ : float
         Sample weight that the model has learnt from.
 
+    storage_dtype_ : {"float16", "int8"} or None
+        How the router weights are saved. Only defined for the copies of `compress`.
+
+    compression_ : Bunch
+        What `compress` changed. Only defined for its copies.
+
     See Also
     --------
     sklearn.svm.LinearSVC : Linear peer; the better choice where two to four classes and the
@@ -299,7 +307,7 @@ class SparseExpertClassifier(
             random_state = check_random_state(self.random_state)
             samples, held_out = self._hold_out(samples, held_out, multilabel, random_state)
             data = self._training_data(samples, classes)
-            settings = self._settings(samples, multilabel)
+            settings = self._settings(data, multilabel)
             engine = choose_engine(self.engine, self.device)
             train = training.train if start is None else training.train_further
             args = (data, settings, engine, random_state)
@@ -358,10 +366,11 @@ class SparseExpertClassifier(
             if not first_call:
                 self._check_same_classes(self.classes_, multilabel)
             engine = choose_engine(self.engine, self.device)
+            data = self._training_data(samples, self.classes_, dtype=self._stream_dtype())
             result = training.train_on_stream(
                 None if first_call else self._parameters(),
-                self._training_data(samples, self.classes_, dtype=self._stream_dtype()),
-                self._settings(samples, multilabel, max_iter=1),
+                data,
+                self._settings(data, multilabel, max_iter=1),
                 engine,
                 check_random_state(self.random_state),
                 0.0 if first_call else self.t_,
@@ -410,6 +419,33 @@ class SparseExpertClassifier(
         X, model = self._check_prediction(X)
         logits = prediction.compute_logits(X, *model)
         return prediction.sigmoid(logits) if self._multilabel else prediction.softmax(logits)
+
+    def predict_proba_path(self, X, top_ks):
+        """Predict probabilities at several sparsity levels in one pass.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+        top_ks : array-like of int of shape (n_top_ks,)
+            Sparsity levels K from 1 to `top_k_`, in any order.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_top_ks, n_samples, n_classes)
+            What `predict_proba` gives with `top_k` set to each level.
+
+        Raises
+        ------
+        ValueError
+            If a level is no integer from 1 to `top_k_`, or there is none.
+        """
+        X, (parameters, _, *how) = self._check_prediction(X)
+        wanted = np.minimum(inputs.check_levels(top_ks, self.top_k_), self.n_experts_)
+        levels, places = np.unique(wanted, return_inverse=True)
+        path = prediction.compute_logits_path(X, parameters, levels, *how)
+        path = prediction.sigmoid(path) if self._multilabel else prediction.softmax(path)
+        return path if np.array_equal(wanted, levels) else path[places]
 
     def predict_log_proba(self, X):
         """Predict logarithms of probabilities.
@@ -460,6 +496,105 @@ class SparseExpertClassifier(
         """
         X, model = self._check_prediction(X)
         return prediction.compute_codes(X, *model)
+
+    def model_size(self):
+        """Measure the fitted model.
+
+        Returns
+        -------
+        size : Bunch
+            n_weights : int
+                Numbers that the model stores: router weights, outputs, intercepts.
+            n_bytes : int
+                Bytes that they and their pattern take in a saved model.
+            weights_per_feature : float
+                Mean number of experts that a feature is connected to.
+            weight_density : float
+                Share of the n_features x n_experts router weights that exist.
+            multiply_adds_per_nonzero : float
+                Mean number of multiply-adds for each nonzero of a sample, each feature
+                counted alike: equal to `weights_per_feature`.
+            multiply_adds_per_sample : float
+                What comes on top once per sample: at most K experts times their outputs.
+        """
+        check_is_fitted(self)
+        parameters = self._parameters()
+        per_feature = parameters.router.nnz / parameters.router.shape[0]
+        outputs = parameters.expert.nnz / parameters.expert.shape[0]
+        return Bunch(
+            n_weights=sum(len(array) for array in parameters.arrays()),
+            n_bytes=packed_bytes(parameters, getattr(self, "storage_dtype_", None)),
+            weights_per_feature=per_feature,
+            weight_density=per_feature / self.n_experts_,
+            multiply_adds_per_nonzero=per_feature,
+            multiply_adds_per_sample=self._checked_top_k() * outputs,
+        )
+
+    @validate_params(
+        {
+            "dtype": [StrOptions({"float16", "int8"}), None],
+            "density": [Interval(Real, 0, 1, closed="right"), None],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def compress(self, dtype="float16", *, density=None, X=None):
+        """Make a smaller copy of the fitted model.
+
+        The weights of the copy are rounded to what `dtype` can hold, and it is saved in that
+        form: saving and loading it loses nothing more. In memory it computes as before.
+
+        Parameters
+        ----------
+        dtype : {"float16", "int8"} or None, default="float16"
+            Storage of the router weights. float16 keeps three decimal digits; int8 keeps 255
+            levels per expert. None leaves them as they are.
+        density : float, default=None
+            Share of the n_features x n_experts router weights to keep, those of the largest
+            magnitude (times the root mean square of their features if X is given).
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Samples on which the change of the predictions is measured.
+
+        Returns
+        -------
+        compressed : SparseExpertClassifier
+            Fitted copy. Its `compression_` tells what changed: a Bunch of `n_bytes_before`,
+            `n_bytes` and `largest_weight_change`, and with X of `changed_predictions` (share
+            of the samples, or of all labels for multilabel targets) and
+            `largest_probability_change`.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range.
+        """
+        check_is_fitted(self)
+        parameters = self._parameters()
+        if density is not None:
+            scale = np.ones(self.n_features_in_, parameters.dtype)
+            if X is not None:
+                samples = inputs.check_features(self, X)
+                scale = np.sqrt(with_values(samples, samples.data**2).mean(axis=0))
+            parameters = prune(parameters, scale, density)
+        router = parameters.router
+        if dtype is not None:
+            router = round_values(router, dtype)
+        compressed = copy(self)
+        compressed.router_coef_ = router
+        compressed.storage_dtype_ = dtype
+        change = abs(router - self.router_coef_)
+        compressed.compression_ = Bunch(
+            n_bytes_before=self.model_size().n_bytes,
+            n_bytes=compressed.model_size().n_bytes,
+            largest_weight_change=float(change.data.max(initial=0)),
+        )
+        if X is not None:
+            changed = compressed.predict(X) != self.predict(X)
+            probabilities = compressed.predict_proba(X) - self.predict_proba(X)
+            compressed.compression_.changed_predictions = float(changed.mean())
+            compressed.compression_.largest_probability_change = float(
+                np.abs(probabilities).max(initial=0)
+            )
+        return compressed
 
     def __getstate__(self):
         """State for pickle and the like: compact arrays, stamped with the version."""
@@ -551,8 +686,8 @@ class SparseExpertClassifier(
         class_experts = experts_of_classes(n_experts, len(classes))
         return training.TrainingData(X, samples.labels, weight, class_experts)
 
-    def _settings(self, samples, multilabel, max_iter=None):
-        n = samples.X.shape[0]
+    def _settings(self, data, multilabel, max_iter=None):
+        n, (n_classes, n_experts) = data.X.shape[0], data.class_experts.shape
         automatic = n if n <= training.SMALL_SAMPLE else training.BATCH_SIZE
         batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
         return training.TrainingSettings(
@@ -568,7 +703,10 @@ class SparseExpertClassifier(
             full_batch=batch_size == n,
             n_threads=self._n_threads(),
             multilabel=multilabel,
-            score_map=choose_score_map(samples.labels.shape[1], multilabel),
+            score_map=choose_score_map(n_classes, multilabel),
+            opposite_pair=(
+                not multilabel and n_classes == n_experts == 2 and self.weight_density == "auto"
+            ),
         )
 
     def _stream_dtype(self):
@@ -605,6 +743,8 @@ class SparseExpertClassifier(
         self.top_k_ = int(self.top_k)
         self.classes_ = classes
         self._multilabel = multilabel
+        for name in ("storage_dtype_", "compression_"):
+            vars(self).pop(name, None)
 
     def _count_load(self, X, engine):
         top_k = min(self.top_k_, self.n_experts_)

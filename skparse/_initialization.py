@@ -13,7 +13,9 @@ from scipy import sparse
 from ._parameters import ModelParameters, with_values
 
 # Chosen by held-out accuracy on training parts of ten text sets (docs/design.md).
-PRIOR_STRENGTH = 0.9  # margin at the start per unit of log-odds and unit-norm row
+# Margin at the start per unit of log-odds and nonzero of typical size: the longer the texts,
+# the more naive Bayes has to say.
+PRIOR_STRENGTH = 0.12
 PRIOR_SMOOTHING = 0.1  # pseudo mass per feature, in units of the row norm
 ABSENCE_COUNT = 1.0  # expected samples of a class from which an absence is evidence
 FEATURE_DROPOUT = 0.1  # share of the features hidden from each expert of a shared class
@@ -118,7 +120,7 @@ def drop_features(sums, class_experts, share, random_state):
     return sparse.csr_array(entries, shape=sums.shape)
 
 
-def naive_bayes_margins(sums, X, sample_weight, mean_square):
+def naive_bayes_margins(sums, X, sample_weight, geometry):
     """Complement naive-Bayes log-odds on the pattern of ``sums``, in units of the margin.
 
     log(mass of the feature / mass of the feature outside the expert's classes), smoothed;
@@ -127,13 +129,13 @@ def naive_bayes_margins(sums, X, sample_weight, mean_square):
     """
     if X.nnz == 0 or X.data.min() < 0:
         return np.zeros_like(sums.data)
-    unit = np.sqrt(mean_square)
+    unit = np.sqrt(geometry.mean_square)
     smoothing = sums.dtype.type(PRIOR_SMOOTHING * unit)
     mass = (X.T @ sample_weight).astype(sums.dtype)
     inside = np.repeat(mass, np.diff(sums.indptr))
     outside = np.maximum(inside - sums.data, 0)
     log_odds = np.log((inside + smoothing) / (outside + smoothing))
-    return sums.dtype.type(PRIOR_STRENGTH / unit) * log_odds
+    return sums.dtype.type(PRIOR_STRENGTH / geometry.bias_feature) * log_odds
 
 
 def connect(data, weight_density, random_state):
@@ -150,7 +152,7 @@ def connect(data, weight_density, random_state):
         count = _count_for_density(data, sums.shape, weight_density)
     sums = with_absences(sums, data.X, data.sample_weight, data.row_experts, count)
     sums = drop_features(sums, data.class_experts, FEATURE_DROPOUT, random_state)
-    margins = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry.mean_square)
+    margins = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry)
     return with_values(sums, margins)
 
 
@@ -191,26 +193,30 @@ def _keys(matrix, n_columns):
     return rows * n_columns + matrix.indices
 
 
-def prune(parameters, data, weight_density):
-    """Keep the share ``weight_density`` of all router weights: the most influential ones.
+def join_pair(margins, bias):
+    """Half the difference of two opposite experts, as one linear classifier for the second.
 
-    The influence of a weight is its magnitude times the root mean square of its feature.
+    Returns
+    -------
+    margins : csr_array (n_features, 1)
+    bias : ndarray (1,)
     """
-    router = parameters.router
-    n_kept = max(1, round(weight_density * router.shape[0] * router.shape[1]))
-    if router.nnz <= n_kept:
-        return parameters
-    squares = with_values(data.X, data.X.data**2)
-    influence = np.repeat(np.sqrt(squares.T @ data.sample_weight), np.diff(router.indptr))
-    influence *= np.abs(router.data)
-    kept = np.sort(np.argsort(-influence, kind="stable")[:n_kept])
-    rows = np.repeat(np.arange(router.shape[0]), np.diff(router.indptr))
-    counts = np.bincount(rows[kept], minlength=router.shape[0])
-    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(router.indptr.dtype)
-    pruned = sparse.csr_array(
-        (router.data[kept], router.indices[kept], indptr), shape=router.shape
-    )
-    return parameters._replace(router=pruned)
+    sign = np.where(margins.indices == 1, 0.5, -0.5).astype(margins.dtype)
+    halves = with_values(margins, sign * margins.data)
+    totals = np.asarray(halves.sum(axis=1)).ravel()
+    connected = np.diff(margins.indptr) > 0
+    indptr = np.concatenate([[0], np.cumsum(connected)]).astype(margins.indptr.dtype)
+    indices = np.zeros(indptr[-1], margins.indices.dtype)
+    joined = sparse.csr_array((totals[connected], indices, indptr), shape=(len(connected), 1))
+    return joined, ((bias[1:] - bias[:1]) / 2)
+
+
+def split_pair(margins, bias):
+    """Undo `join_pair` with one weight per feature: each speaks for one of the two experts."""
+    experts = (margins.data > 0).astype(margins.indices.dtype)
+    shape = margins.shape[0], 2
+    split = sparse.csr_array((2 * np.abs(margins.data), experts, margins.indptr), shape=shape)
+    return split, np.concatenate([-bias, bias])
 
 
 def start_outputs(class_experts, gain):

@@ -27,6 +27,41 @@ def check_features(estimator, X):
     return as_csr(X)
 
 
+def check_levels(top_ks, largest=None):
+    """Validate a list of sparsity levels; returns an array of int.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is no integer from 1 to ``largest`` (any if None).
+    """
+    levels = np.asarray(top_ks)
+    integers = levels.ndim == 1 and levels.size > 0 and levels.dtype.kind in "iu"
+    if not integers or levels.min() < 1 or (largest is not None and levels.max() > largest):
+        allowed = "positive integers" if largest is None else f"integers in [1, {largest}]"
+        raise ValueError(f"top_ks has to be a list of {allowed}, not empty, got {top_ks!r}.")
+    return levels.astype(np.int64)
+
+
+def check_rows(estimator, X, y, sample_weight):
+    """Validate training samples of which subsets will be taken.
+
+    Returns
+    -------
+    X : csr_array
+    y : ndarray
+    sample_weight : ndarray or None
+    classes : ndarray (n_classes,)
+    """
+    X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=DTYPES, multi_output=True)
+    y, classes, _ = check_targets(y)
+    if sample_weight is not None:
+        sample_weight = _check_sample_weight(
+            sample_weight, X, dtype=X.dtype, ensure_non_negative=True
+        )
+    return as_csr(X), y, sample_weight, classes
+
+
 def as_csr(X):
     """Convert validated input to a CSR array; sparse input is not copied."""
     return sparse.csr_array(X)

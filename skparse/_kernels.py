@@ -437,6 +437,49 @@ def logits(X, first, last, router, expert, intercepts, top_k, out):
 
 
 @njit(**_OPTIONS)
+def logits_path(X, first, last, router, expert, intercepts, top_ks, out):
+    """Write the logits of rows ``first`` to ``last`` at every K in one pass over each row.
+
+    The experts are kept once, for the largest K; those of a smaller K come first among them, so
+    the sums of exp(h_i) W_i and of exp(h_i) up to each K give its logits.
+
+    Parameters
+    ----------
+    top_ks : ndarray (n_top_ks,), ascending
+    out : ndarray (n_top_ks, last - first, n_classes)
+    """
+    x_indptr, x_indices, x_data = X
+    r_indptr, r_indices, r_values = router
+    e_indptr, e_indices, e_values = expert
+    router_intercept, intercept = intercepts
+    h = np.empty(router_intercept.shape[0], r_values.dtype)
+    sums = np.empty(intercept.shape[0], r_values.dtype)
+    widest = top_ks[top_ks.shape[0] - 1]
+    kept = np.empty(widest, np.int64)
+    for i in range(first, last):
+        for e in range(h.shape[0]):
+            h[e] = router_intercept[e]
+        _add_scores(
+            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
+        )
+        count = _keep_top(h, widest, kept)
+        sums[:] = 0
+        total = h.dtype.type(0)
+        q = 0
+        for k in range(top_ks.shape[0]):
+            while q < min(count, top_ks[k]):
+                weight = np.exp(h[kept[q]] - h[kept[0]])
+                total += weight
+                for p in range(e_indptr[kept[q]], e_indptr[kept[q] + 1]):
+                    sums[e_indices[p]] += weight * e_values[p]
+                q += 1
+            share = h.dtype.type(1) / total if q > 0 else total
+            z = out[k, i - first]
+            for c in range(z.shape[0]):
+                z[c] = intercept[c] + share * sums[c]
+
+
+@njit(**_OPTIONS)
 def codes(X, first, last, router, router_intercept, top_k, expert_indices, expert_weights, counts):
     """Write the kept experts and their gate weights of rows ``first`` to ``last``."""
     x_indptr, x_indices, x_data = X

@@ -13,7 +13,7 @@ from scipy import sparse
 from ._parameters import csr_parts, with_values
 from ._threads import map_threads
 
-LINEAR_EPOCHS = 5
+LINEAR_EPOCHS = 7
 
 
 class Geometry(NamedTuple):
@@ -80,42 +80,41 @@ def build_clock(geometry, settings, *, seen, horizon):
     )
 
 
-def run_linear_start(data, start, settings, engine, orders):
-    """Train the margins of all experts from where ``start`` has them, on average over epochs.
+def run_linear_start(data, margins, bias, row_experts, clock, orders, settings, engine):
+    """Train the margins of all experts; returns their average over the epochs.
 
     Parameters
     ----------
     data : `skparse._training.TrainingData`
-    start : csr_array (n_features, n_experts)
-        Margins at the start, on the pattern of the connections. Not changed.
+    margins : csr_array (n_features, n_experts)
+        Where the margins start, on the pattern of the connections. Not changed.
+    bias : ndarray (n_experts,), multiplies the bias feature
+    row_experts : csr_array (n_samples, n_experts), the experts with target +1 of each row
+    clock : StepClock
+    orders : list of ndarray, the rows in the order of their visits, one array an epoch
     settings : `skparse._training.TrainingSettings`
     engine : see `skparse._engines`
-    orders : list of ndarray, the rows in the order of their visits, one array an epoch
 
     Returns
     -------
     margins : csr_array (n_features, n_experts)
-    bias : ndarray (n_experts,), multiplies the bias feature
+    bias : ndarray (n_experts,)
     """
-    n_experts = start.shape[1]
-    n_blocks = min(settings.n_threads, n_experts)
-    if n_blocks == 1:
-        values, bias = _run_block(data, start, data.row_experts, settings, engine, orders)
-        return with_values(start, values), bias
-    edges = np.linspace(0, n_experts, n_blocks + 1).astype(int)
-    of_block = np.searchsorted(edges, start.indices, side="right") - 1
+    n_blocks = min(settings.n_threads, margins.shape[1])
+    edges = np.linspace(0, margins.shape[1], n_blocks + 1).astype(int)
+    of_block = np.searchsorted(edges, margins.indices, side="right") - 1
 
     def run(k):
         first, last = edges[k], edges[k + 1]
-        columns = _cut_columns(start, of_block == k, first, last)
-        row_experts = data.row_experts[:, first:last].tocsr()
-        return _run_block(data, columns, row_experts, settings, engine, orders)
+        block = _cut_columns(margins, of_block == k, first, last)
+        targets = row_experts[:, first:last].tocsr()
+        return _run_block(data, block, bias[first:last], targets, clock, orders, settings, engine)
 
     trained = map_threads(run, range(n_blocks), n_threads=n_blocks)
-    margins = with_values(start, np.empty_like(start.data))
+    result = with_values(margins, np.empty_like(margins.data))
     for k, (values, _) in enumerate(trained):
-        margins.data[of_block == k] = values
-    return margins, np.concatenate([bias for _, bias in trained])
+        result.data[of_block == k] = values
+    return result, np.concatenate([part for _, part in trained])
 
 
 def _cut_columns(matrix, inside, first, last):
@@ -126,22 +125,20 @@ def _cut_columns(matrix, inside, first, last):
     return sparse.csr_array(parts, shape=(matrix.shape[0], last - first))
 
 
-def _run_block(data, start, row_experts, settings, engine, orders):
-    """Run all epochs for a block of experts; returns the averaged (margins, bias)."""
-    values = start.data.copy()
-    bias = np.zeros(start.shape[1], values.dtype)
+def _run_block(data, start, start_bias, row_experts, clock, orders, settings, engine):
+    """Run all epochs for a block of experts; returns the averaged (values, bias)."""
+    values, bias = start.data.copy(), start_bias.copy()
     mean_values, mean_bias = np.zeros_like(values), np.zeros_like(bias)
-    clock = build_clock(data.geometry, settings, seen=0.0, horizon=data.total_weight)
     for epoch, order in enumerate(orders):
         moving = with_values(start, values)
-        clock = run_linear_epoch(data, moving, bias, row_experts, clock, order, settings, engine)
+        clock = _run_epoch(data, moving, bias, row_experts, clock, order, settings, engine)
         share = values.dtype.type(average_share(epoch))
         mean_values += share * (values - mean_values)
         mean_bias += share * (bias - mean_bias)
     return mean_values, mean_bias
 
 
-def run_linear_epoch(data, margins, bias, row_experts, clock, order, settings, engine):
+def _run_epoch(data, margins, bias, row_experts, clock, order, settings, engine):
     """One epoch in place on the values of ``margins`` and on ``bias``; returns the clock."""
     scale = engine.linear_epoch(
         csr_parts(data.X),

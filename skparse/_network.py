@@ -105,12 +105,30 @@ class SparseExpertNetwork(nn.Module):
 
     def logits(self, h, top_k):
         """Logits from router scores ``h`` (n_samples, n_experts), (n_samples, n_classes)."""
-        experts, weights = keep_top(h, top_k)
+        return self._add_up(*keep_top(h, top_k)) + self.intercept
+
+    def logits_path(self, h, top_ks):
+        """Logits at every K of an ascending list, (n_top_ks, n_samples, n_classes)."""
+        experts, weights = keep_top(h, top_ks[-1])
+        outputs = weights.new_zeros(len(h), self.n_classes)
+        totals = weights.new_zeros(len(h), 1)
+        path, before = [], 0
+        for top_k in top_ks:
+            # The next experts join; weights that add up to one again are those of this K.
+            joining = slice(before, top_k)
+            outputs = outputs + self._add_up(experts[:, joining], weights[:, joining])
+            totals = totals + weights[:, joining].sum(dim=1, keepdim=True)
+            path.append(outputs / torch.where(totals > 0, totals, 1.0) + self.intercept)
+            before = top_k
+        return torch.stack(path)
+
+    def _add_up(self, experts, weights):
+        """Weighted sums of the outputs of some experts of each sample, (n_samples, n_classes)."""
         kept, outputs = expand_rows(self.expert_indptr, experts.flatten())
         places = (kept // experts.shape[1]) * self.n_classes + self.expert_indices[outputs]
         votes = weights.flatten()[kept] * self.expert_values[outputs]
-        summed = votes.new_zeros(len(h) * self.n_classes).index_add(0, places, votes)
-        return summed.view(len(h), self.n_classes) + self.intercept
+        summed = votes.new_zeros(len(weights) * self.n_classes).index_add(0, places, votes)
+        return summed.view(len(weights), self.n_classes)
 
     def forward(self, X, top_k):
         """Logits of a batch.

@@ -5,14 +5,18 @@ import warnings
 import numpy as np
 from scipy import sparse
 
+from ._compression import decode_values, encode_values
+
 VERSION_KEY = "_skparse_version"
-PACKED = ("router_coef_", "expert_coef_")
 
 
 def pack_state(state, version):
     """Copy the state of an estimator, with its sparse arrays packed and its version stamped."""
-    packed = {name: _pack(v) if name in PACKED else v for name, v in state.items()}
-    return {**packed, VERSION_KEY: version}
+    packed = {**state, VERSION_KEY: version}
+    if "router_coef_" in state:
+        packed["router_coef_"] = pack(state["router_coef_"], state.get("storage_dtype_"))
+        packed["expert_coef_"] = pack(state["expert_coef_"])
+    return packed
 
 
 def unpack_state(state, version, name):
@@ -27,23 +31,51 @@ def unpack_state(state, version, name):
             UserWarning,
             stacklevel=3,
         )
-    return {name: _unpack(v) if name in PACKED else v for name, v in state.items()}
+    for key in {"router_coef_", "expert_coef_"} & state.keys():
+        state[key] = unpack(state[key])
+    return state
 
 
-def _pack(matrix):
-    """Pack a CSR array: entries per row and column indices in the smallest integers."""
+def pack(matrix, dtype=None):
+    """Pack a CSR array into the smallest integers that hold its pattern.
+
+    Parameters
+    ----------
+    matrix : csr_array
+    dtype : {"float16", "int8"}, default=None
+        Encoding of the values, which have to be representable in it; as they are if None.
+
+    Returns
+    -------
+    dict
+        Shape, entries per row, column indices, values and, for int8, scales of the columns.
+    """
     counts = np.diff(matrix.indptr)
+    codes, scales = (matrix.data, None) if dtype is None else encode_values(matrix, dtype)
     return {
         "shape": matrix.shape,
+        "dtype": matrix.dtype.name,
         "counts": counts.astype(np.min_scalar_type(counts.max(initial=0))),
         "indices": matrix.indices.astype(np.min_scalar_type(max(0, matrix.shape[1] - 1))),
-        "data": matrix.data,
+        "data": codes,
+        "scales": scales,
     }
 
 
-def _unpack(packed):
+def unpack(packed):
+    """Undo `pack`."""
     index = np.int32 if len(packed["data"]) <= np.iinfo(np.int32).max else np.int64
     indptr = np.zeros(len(packed["counts"]) + 1, index)
     np.cumsum(packed["counts"], out=indptr[1:])
-    parts = packed["data"], packed["indices"].astype(index), indptr
-    return sparse.csr_array(parts, shape=tuple(packed["shape"]))
+    indices = packed["indices"].astype(index)
+    values = packed["data"]
+    if values.dtype.name != packed["dtype"]:
+        values = decode_values(values, packed["scales"], indices, np.dtype(packed["dtype"]))
+    return sparse.csr_array((values, indices, indptr), shape=tuple(packed["shape"]))
+
+
+def packed_bytes(parameters, dtype=None):
+    """Bytes of the arrays of a saved model."""
+    packs = [pack(parameters.router, dtype), pack(parameters.expert)]
+    arrays = [a for p in packs for a in p.values() if isinstance(a, np.ndarray)]
+    return sum(array.nbytes for array in (*arrays, *parameters.intercepts))

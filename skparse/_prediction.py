@@ -28,6 +28,23 @@ def compute_logits(X, parameters, top_k, engine, n_threads):
     return out
 
 
+def compute_logits_path(X, parameters, top_ks, engine, n_threads):
+    """Logits of all rows at every K of an ascending list, (n_top_ks, n_samples, n_classes)."""
+    shape = len(top_ks), X.shape[0], len(parameters.intercept)
+    out = np.empty(shape, parameters.dtype)
+    router, expert = csr_parts(parameters.router), csr_parts(parameters.expert)
+    levels = np.asarray(top_ks, np.int64)
+
+    def fill(first, last):
+        block = out[:, first:last]
+        engine.logits_path(
+            csr_parts(X), first, last, router, expert, parameters.intercepts, levels, block
+        )
+
+    run_blocks(fill, X.shape[0], n_threads)
+    return out
+
+
 def compute_best_class(X, parameters, top_k, engine, n_threads):
     """Position of the largest logit of every row, (n_samples,), without storing the logits."""
     best = np.empty(X.shape[0], np.intp)
@@ -95,10 +112,10 @@ def _codes_of_block(X, first, last, parameters, top_k, engine):
 
 
 def softmax(logits):
-    """Softmax of every row, in place."""
-    logits -= logits.max(axis=1, keepdims=True)
+    """Softmax over the last axis, in place."""
+    logits -= logits.max(axis=-1, keepdims=True)
     np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
+    logits /= logits.sum(axis=-1, keepdims=True)
     return logits
 
 

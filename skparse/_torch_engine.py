@@ -88,6 +88,12 @@ class TorchEngine:
             h = network.router_scores(*self._batch(X, first, last))
             out[:] = network.logits(h, top_k).cpu().numpy()
 
+    def logits_path(self, X, first, last, router, expert, intercepts, top_ks, out):
+        network = self._network(router, expert, intercepts)
+        with torch.no_grad():
+            h = network.router_scores(*self._batch(X, first, last))
+            out[:] = network.logits_path(h, top_ks.tolist()).cpu().numpy()
+
     def codes(
         self, X, first, last, router, router_intercept, top_k, expert_indices, expert_weights,
         counts,

@@ -8,7 +8,8 @@ from scipy import sparse
 
 from . import _initialization as initialization
 from . import _linear_start as linear_start
-from ._parameters import ModelParameters, csr_parts
+from ._compression import prune
+from ._parameters import ModelParameters, csr_parts, with_values
 from ._threads import map_threads
 
 # Up to this many samples are trained in full batches, and none of them is held out.
@@ -39,6 +40,7 @@ class TrainingSettings:
     n_threads: int
     multilabel: bool
     score_map: initialization.ScoreMap
+    opposite_pair: bool  # two classes, two experts: what speaks for one speaks against the other
 
 
 class TrainingResult(NamedTuple):
@@ -86,14 +88,32 @@ def train(data, settings, engine, random_state, **monitors):
     TrainingResult
     """
     start = initialization.connect(data, settings.weight_density, random_state)
+    bias = np.zeros(start.shape[1], start.dtype)
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.LINEAR_EPOCHS)]
-    margins, bias = linear_start.run_linear_start(data, start, settings, engine, orders)
+    margins, bias = _run_linear(data, start, bias, orders, settings, engine)
     parameters = initialization.scores_from_margins(
         margins, bias, data.geometry, data.class_experts, settings.score_map
     )
     if settings.weight_density is not None:
-        parameters = initialization.prune(parameters, data, settings.weight_density)
+        squares = with_values(data.X, data.X.data**2)
+        feature_scale = np.sqrt(squares.T @ data.sample_weight)
+        parameters = prune(parameters, feature_scale, settings.weight_density)
     return run_nested_epochs(parameters, data, settings, engine, random_state, **monitors)
+
+
+def _run_linear(data, margins, bias, orders, settings, engine, seen=0.0):
+    """Run linear epochs on the experts, or on the difference of two opposite ones."""
+    row_experts = data.row_experts
+    if settings.opposite_pair:
+        row_experts = row_experts[:, [1]].tocsr()
+        margins, bias = initialization.join_pair(margins, bias)
+    clock = linear_start.build_clock(
+        data.geometry, settings, seen=seen, horizon=seen + data.total_weight
+    )
+    margins, bias = linear_start.run_linear_start(
+        data, margins, bias, row_experts, clock, orders, settings, engine
+    )
+    return initialization.split_pair(margins, bias) if settings.opposite_pair else (margins, bias)
 
 
 def train_further(parameters, data, settings, engine, random_state, **monitors):
@@ -125,11 +145,8 @@ def train_on_stream(parameters, data, settings, engine, random_state, weight_see
     parameters = initialization.connect_more(parameters, data)
     margins, bias = initialization.margins_from_scores(parameters, data.geometry, score_map)
     horizon = weight_seen + data.total_weight
-    clock = linear_start.build_clock(data.geometry, settings, seen=weight_seen, horizon=horizon)
     order = draw_order(data, settings, random_state)
-    linear_start.run_linear_epoch(
-        data, margins, bias, data.row_experts, clock, order, settings, engine
-    )
+    margins, bias = _run_linear(data, margins, bias, [order], settings, engine, seen=weight_seen)
     moved = initialization.scores_from_margins(
         margins, bias, data.geometry, data.class_experts, score_map
     )
