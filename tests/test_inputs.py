@@ -1,0 +1,302 @@
+"""What X may be: every container, dtype and frame, and the corner cases, without a dense copy."""
+
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from fitted_models import assert_same_model, reference_proba
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+
+from skparse import SparseExpertClassifier
+from skparse.datasets import make_topic_documents
+
+METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
+FORMATS = ("csr", "csc", "coo", "dok", "lil", "dia", "bsr")
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return make_topic_documents(
+        300, 200, 6, n_classes=3, document_length=20, dtype=np.float64, random_state=0,
+        return_X_y=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(documents):
+    return fit(*documents)
+
+
+def fit(X, y, **parameters):
+    return SparseExpertClassifier(random_state=0, **parameters).fit(X, y)
+
+
+def dense(result):
+    return result.toarray() if sparse.issparse(result) else np.asarray(result)
+
+
+def assert_same_predictions(model, X, other, rtol=0):
+    """Fail unless all methods say of ``other`` what they say of X."""
+    for name in METHODS:
+        expected, got = (dense(getattr(model, name)(part)) for part in (X, other))
+        if name == "predict":
+            assert_array_equal(got, expected)
+        else:
+            assert_allclose(got, expected, rtol=rtol, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:Constructing a DIA matrix")  # made for the test
+@pytest.mark.parametrize("kind", ["matrix", "array"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_sparse_container_gives_the_same_model(documents, model, format, kind):
+    X, y = documents
+    container = getattr(sparse, f"{format}_{kind}")(X)
+    assert_same_model(fit(container, y), model)
+    assert_same_predictions(model, X, container)
+
+
+@pytest.mark.parametrize("container", [sparse.csr_array, sparse.csc_array, sparse.csr_matrix])
+def test_64_bit_indices_give_the_same_model(documents, model, container):
+    X, y = documents
+    wide = container(X)
+    wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+    assert wide.indices.dtype == wide.indptr.dtype == np.int64
+    assert_same_model(fit(wide, y), model)
+    assert_same_predictions(model, X, wide)
+
+
+def test_dense_input_gives_the_same_model(documents, model):
+    X, y = documents
+    for array in (X.toarray(), np.asfortranarray(X.toarray()), X.toarray().tolist()):
+        assert_same_model(fit(array, y), model)
+        assert_same_predictions(model, X, array)
+
+
+def test_explicit_zeros_change_nothing(documents, model):
+    X, y = documents
+    rng = np.random.default_rng(0)
+    rows, columns = (rng.integers(n, size=500) for n in X.shape)
+    stored = X.tocoo()
+    padded = sparse.coo_array(
+        (
+            np.concatenate([stored.data, np.zeros(500)]),
+            (np.concatenate([stored.row, rows]), np.concatenate([stored.col, columns])),
+        ),
+        shape=X.shape,
+    ).tocsr()
+    assert padded.nnz > X.nnz
+    assert_same_model(fit(padded, y), model)
+    assert_same_predictions(model, X, padded)
+    assert (padded.data == 0).any()
+
+
+def test_duplicate_entries_count_as_their_sum(documents, model):
+    X, y = documents
+    halves = sparse.csr_array(
+        (np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), 2 * X.indptr), shape=X.shape
+    )
+    assert not halves.has_canonical_format
+    assert_same_model(fit(halves, y), model)
+    assert_same_predictions(model, X, halves, rtol=1e-12)
+    assert halves.nnz == 2 * X.nnz
+
+
+def test_the_order_of_the_entries_of_a_row_does_not_matter(documents, model):
+    X, y = documents
+    backwards = np.concatenate(
+        [np.arange(X.indptr[i], X.indptr[i + 1])[::-1] for i in range(X.shape[0])]
+    )
+    shuffled = sparse.csr_array((X.data[backwards], X.indices[backwards], X.indptr), X.shape)
+    assert not shuffled.has_sorted_indices
+    assert_same_model(fit(shuffled, y), model)
+    assert_same_predictions(model, X, shuffled, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", [sparse.csr_array, lambda X: X.toarray()], ids=["csr", "dense"])
+def test_the_dtype_of_x_is_kept_to_the_output(documents, dtype, make):
+    X, y = documents
+    X = make(X.astype(dtype))
+    model = fit(X, y)
+    for name in ("router_coef_", "router_intercept_", "expert_coef_", "intercept_"):
+        assert getattr(model, name).dtype == dtype
+    for name in METHODS[1:]:
+        assert getattr(model, name)(X).dtype == dtype
+    binary = fit(X, y == 0)
+    assert binary.decision_function(X).dtype == dtype
+
+
+def test_integers_are_computed_in_float64(documents, model):
+    X, y = documents
+    assert_array_equal(X.data, np.round(X.data))
+    assert_same_model(fit(X.astype(np.int64), y), model)
+    assert_same_model(fit(X.astype(np.uint8), y), model)
+
+
+def test_predictions_come_in_the_dtype_of_the_model(documents):
+    X, y = documents
+    model = fit(X.astype(np.float32), y)
+    assert model.predict_proba(X).dtype == np.float32
+    assert_same_predictions(model, X.astype(np.float32), X)
+
+
+@pytest.mark.parametrize("duplicates", [False, True], ids=["canonical", "duplicates"])
+def test_read_only_memory_maps_are_read_and_nothing_is_written(documents, tmp_path, duplicates):
+    X, y = documents
+    X = X.astype(np.float32)
+    if duplicates:
+        parts = np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), 2 * X.indptr
+        X = sparse.csr_matrix(parts, shape=X.shape)
+    mapped = []
+    for name in ("data", "indices", "indptr"):
+        np.save(tmp_path / f"{name}.npy", getattr(X, name))
+        mapped.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    read_only = sparse.csr_array(tuple(mapped), shape=X.shape)
+    assert not read_only.data.flags.writeable
+    model = fit(read_only, y)
+    assert_same_model(model, fit(X, y))
+    assert_same_predictions(model, X, read_only)
+    assert_same_model(model.partial_fit(read_only, y), fit(X, y).partial_fit(X, y))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [sparse.csr_matrix, sparse.coo_array, lambda X: X.toarray()],
+    ids=["csr", "coo", "dense"],
+)
+def test_x_and_y_and_the_weights_are_never_changed_in_place(documents, make):
+    X, y = documents
+    X, y, weight = make(X), y.copy(), np.linspace(0, 2, len(y))
+    before = dense(X).copy(), y.copy(), weight.copy()
+    model = SparseExpertClassifier(random_state=0, class_weight="balanced", early_stopping=True)
+    model.fit(X, y, sample_weight=weight)
+    model.set_params(class_weight=None).partial_fit(X, y, sample_weight=weight)
+    for name in METHODS:
+        getattr(model, name)(X)
+    for array, expected in zip((dense(X), y, weight), before, strict=True):
+        assert_array_equal(array, expected)
+
+
+def test_the_model_does_not_share_memory_with_x(documents):
+    X, y = documents
+    X = X.copy()
+    model = fit(X, y)
+    expected = model.predict_proba(documents[0])
+    X.data[:], X.indices[:] = 99.0, 0
+    assert_array_equal(model.predict_proba(documents[0]), expected)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame], ids=["pandas", "polars"])
+def test_data_frames_are_read_and_their_column_names_kept(documents, model, frame):
+    X, y = documents
+    names = [f"term {j}" for j in range(X.shape[1])]
+    table = frame(dict(zip(names, X.toarray().T, strict=True)))
+    labels = {pd.DataFrame: pd.Series, pl.DataFrame: pl.Series}[frame](y)
+    from_table = fit(table, labels)
+    assert_same_model(from_table, model)
+    assert from_table.feature_names_in_.tolist() == names
+    assert_array_equal(from_table.predict_proba(table), model.predict_proba(X))
+    with pytest.raises(ValueError, match="feature names should match"):
+        from_table.predict(table[names[::-1]])
+
+
+def test_pandas_frames_of_sparse_columns_are_read(documents, model):
+    X, y = documents
+    table = pd.DataFrame.sparse.from_spmatrix(X, columns=[f"t{j}" for j in range(X.shape[1])])
+    assert_same_model(fit(table, y), model)
+
+
+def test_an_empty_row_is_predicted_by_the_intercepts_alone(documents, model):
+    empty = sparse.csr_array((2, documents[0].shape[1]))
+    expected = reference_proba(model, empty, model.top_k)
+    assert_allclose(model.predict_proba(empty), expected, rtol=1e-12)
+
+
+def test_empty_training_rows_are_learnt_from(documents):
+    X, y = documents
+    X = sparse.vstack([X, sparse.csr_matrix((60, X.shape[1]))], format="csr")
+    model = fit(X, np.concatenate([y, np.full(60, 7)]))
+    assert model.predict(X[-60:]).tolist() == [7] * 60
+    assert model.score(X[:300], y) > 0.9
+
+
+def test_a_feature_that_training_never_saw_says_nothing(documents):
+    X, y = documents
+    X = X.tolil()
+    X[:, 17] = 0
+    model = fit(X, y)
+    assert model.router_coef_[[17], :].nnz == 0
+    expected = model.predict_proba(X)
+    X[:, 17] = 5.0
+    assert_array_equal(model.predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("n_samples", [40, 400])
+def test_rows_without_any_feature_are_predicted_as_the_largest_class(n_samples):
+    y = np.array([0, 1, 1, 1] * (n_samples // 4))
+    model = fit(sparse.csr_array((n_samples, 5)), y)
+    assert model.predict(sparse.csr_array((3, 5))).tolist() == [1, 1, 1]
+
+
+def test_one_feature_is_enough_to_separate_two_classes():
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=200)
+    X = (y * 2 - 1 + 0.1 * rng.standard_normal(200))[:, None]
+    assert fit(X, y).score(X, y) == 1
+    assert fit(sparse.csr_array(X), y).score(X, y) == 1
+
+
+def test_negative_values_are_learnt_from(documents):
+    X, y = documents
+    shifted = X.toarray() - X.mean()
+    assert fit(shifted, y).score(shifted, y) > 0.9
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_the_unit_of_x_hardly_matters(documents, factor):
+    X, y = documents
+    assert fit(X * factor, y).score(X * factor, y) > 0.95
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(documents, model, value):
+    X, y = documents
+    X = X.copy()
+    X.data[3] = value
+    with pytest.raises(ValueError, match="NaN|infinity"):
+        fit(X, y)
+    with pytest.raises(ValueError, match="NaN|infinity"):
+        model.predict(X)
+
+
+def test_another_number_of_features_is_refused(documents, model):
+    with pytest.raises(ValueError, match="X has 199 features.*expecting 200"):
+        model.predict(documents[0][:, 1:])
+
+
+def test_a_wide_sparse_x_is_never_made_dense():
+    n_samples, n_features, n_classes = 500, 2**20, 64
+    X = sparse.random_array(
+        (n_samples, n_features), density=30 / n_features, format="csr", dtype=np.float32,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    y = np.arange(n_samples) % n_classes
+    dense_bytes, router_bytes = 4 * n_samples * n_features, 4 * n_features * n_classes
+    model = fit(X, y)  # compiles
+    assert traced_peak(lambda: fit(X, y)) < min(dense_bytes / 10, router_bytes)
+    assert traced_peak(lambda: model.partial_fit(X, y)) < min(dense_bytes / 10, router_bytes)
+    for name in METHODS:
+        assert traced_peak(lambda name=name: getattr(model, name)(X)) < dense_bytes / 1000
+
+
+def traced_peak(function):
+    """Largest number of bytes that were allocated at once while ``function`` ran."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,208 @@
+"""The compiled kernels compute what the plain loops of `reference` compute."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose, assert_array_equal
+from reference import (
+    PROBLEMS,
+    draw_linear_arguments,
+    draw_nested_arguments,
+    draw_problem,
+    run_codes,
+    run_linear_epoch,
+    run_logits,
+    run_nested_epoch,
+)
+
+from skparse import _kernels
+
+TOLERANCE = {
+    np.float64: {"rtol": 1e-11, "atol": 1e-12},
+    np.float32: {"rtol": 1e-5, "atol": 1e-6},
+}
+DTYPES = [np.float64, np.float32]
+
+
+def levels_of(problem):
+    return [1, 2, problem.n_experts, problem.n_experts + 5]
+
+
+def assert_same_codes(actual, expected, **tolerance):
+    """Same kept experts in the same order, row by row, and close weights."""
+    assert [list(row) for row in actual] == [list(row) for row in expected]
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert_allclose(list(mine.values()), list(theirs.values()), **tolerance)
+
+
+def assert_same_epoch(actual, expected, **tolerance):
+    """Same parameters and loss after an epoch."""
+    for mine, theirs in zip(actual[0], expected[0], strict=True):
+        assert_allclose(mine, theirs, **tolerance)
+    assert_allclose(actual[1], expected[1], rtol=tolerance["rtol"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_logits_equal_the_reference_at_every_k(name, dtype):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    rows = range(problem.n_samples)
+    for top_k in levels_of(problem):
+        expected = reference.logits(
+            problem.X, rows, problem.router, problem.expert, problem.parameters.intercepts, top_k
+        )
+        actual = run_logits(_kernels, problem, top_k)
+        assert actual.dtype == dtype
+        assert_allclose(actual, expected, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_codes_equal_the_reference_at_every_k(name, dtype):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    rows = range(problem.n_samples)
+    router_intercept = problem.parameters.router_intercept
+    for top_k in levels_of(problem):
+        expected = reference.codes(problem.X, rows, problem.router, router_intercept, top_k)
+        assert_same_codes(run_codes(_kernels, problem, top_k), expected, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("name", sorted(PROBLEMS.keys() - {"ties"}))
+def test_nested_epoch_equals_the_reference(name, multilabel, dtype):
+    problem = draw_problem(**PROBLEMS[name], multilabel=multilabel, dtype=dtype)
+    for batch_size in (1, 5, problem.n_samples):
+        arguments = draw_nested_arguments(problem, levels_of(problem), batch_size)
+        expected = reference.nested_epoch(*arguments)
+        actual = run_nested_epoch(_kernels, arguments)
+        assert_same_epoch(actual, expected, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 6, 11])
+def test_nested_epoch_equals_the_reference_at_one_fixed_k(top_k):
+    problem = draw_problem()
+    arguments = draw_nested_arguments(problem, [top_k], 4)
+    expected = reference.nested_epoch(*arguments)
+    assert_same_epoch(run_nested_epoch(_kernels, arguments), expected, **TOLERANCE[np.float64])
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 12])
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_nested_epoch_with_ties_equals_the_reference(multilabel, top_k):
+    # One batch: after an update equal scores are equal up to rounding only.
+    problem = draw_problem(**PROBLEMS["ties"], multilabel=multilabel)
+    arguments = draw_nested_arguments(problem, [top_k], 2 * problem.n_samples)
+    expected = reference.nested_epoch(*arguments)
+    assert_same_epoch(run_nested_epoch(_kernels, arguments), expected, **TOLERANCE[np.float64])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("full_batch", [False, True])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_linear_epoch_equals_the_reference(name, full_batch, dtype):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    for batch_size in [problem.n_samples] if full_batch else [1, 5, problem.n_samples]:
+        arguments = draw_linear_arguments(problem, batch_size, full_batch=full_batch)
+        weights, bias = run_linear_epoch(_kernels, arguments)
+        expected_weights, expected_bias = reference.linear_epoch(*arguments)
+        assert_allclose(weights, expected_weights, **TOLERANCE[dtype])
+        assert_allclose(bias, expected_bias, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_indices_of_64_bits_give_the_numbers_of_32_bits(multilabel):
+    narrow, wide = (
+        draw_problem(multilabel=multilabel, index_dtype=dtype) for dtype in (np.int32, np.int64)
+    )
+    assert wide.X[0].dtype == wide.X[1].dtype == np.int64
+    assert_array_equal(run_logits(_kernels, wide, 3), run_logits(_kernels, narrow, 3))
+    assert run_codes(_kernels, wide, 3) == run_codes(_kernels, narrow, 3)
+    of_wide, of_narrow = (
+        run_nested_epoch(_kernels, draw_nested_arguments(problem, [1, 2, 4], 5))
+        for problem in (wide, narrow)
+    )
+    assert_same_epoch(of_wide, of_narrow, rtol=0, atol=0)
+    of_wide, of_narrow = (
+        run_linear_epoch(_kernels, draw_linear_arguments(problem, 5)) for problem in (wide, narrow)
+    )
+    assert_array_equal(of_wide[0], of_narrow[0])
+    assert_array_equal(of_wide[1], of_narrow[1])
+
+
+def test_read_only_input_is_read():
+    problem = draw_problem()
+    expected = run_logits(_kernels, problem, 3)
+    for array in (*problem.X, *problem.router, *problem.expert, *problem.parameters.intercepts):
+        array.flags.writeable = False
+    assert_array_equal(run_logits(_kernels, problem, 3), expected)
+    assert len(run_codes(_kernels, problem, 3)) == problem.n_samples
+
+
+def test_a_range_of_rows_gives_the_rows_of_the_whole():
+    problem = draw_problem()
+    whole = run_logits(_kernels, problem, 3)
+    assert_array_equal(run_logits(_kernels, problem, 3, 5, 9), whole[5:9])
+    assert run_codes(_kernels, problem, 3, 5, 9) == run_codes(_kernels, problem, 3)[5:9]
+
+
+def test_equal_scores_keep_the_lowest_index():
+    problem = draw_problem(ties=True, n_experts=12, fill=0.0)
+    problem.parameters.router_intercept[:] = 1.0
+    assert run_codes(_kernels, problem, 3) == [dict.fromkeys([0, 1, 2], 1 / 3)] * 24
+
+
+def test_a_score_of_zero_is_not_kept():
+    problem = draw_problem(fill=0.0)
+    problem.parameters.router_intercept[:] = 0.0
+    assert run_codes(_kernels, problem, 6) == [{}] * 24
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_extreme_scores_and_outputs_give_the_reference_losses(multilabel, dtype):
+    problem = draw_problem(multilabel=multilabel, dtype=dtype)
+    for values in (problem.router[2], problem.parameters.router_intercept):
+        values *= dtype(1e4)
+    problem.expert[2][:] *= dtype(5)
+    arguments = draw_nested_arguments(problem, [1, 2, 6], 5)
+    expected = reference.nested_epoch(*arguments)
+    assert_same_epoch(run_nested_epoch(_kernels, arguments), expected, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_probabilities_stay_exact_where_one_expert_rules_out_a_likely_class(dtype):
+    # b2 all but decides for class 0, and the kept expert speaks against it alone.
+    problem = draw_problem(n_experts=1, n_classes=3, fill=0.0, outputs=1.0, dtype=dtype)
+    expert = problem.parameters.expert
+    outputs = type(expert)(([-60.0], [0], [0, 1]), shape=expert.shape).astype(dtype)
+    problem = problem._replace(parameters=problem.parameters._replace(expert=outputs))
+    problem.parameters.router_intercept[:] = 1.0
+    problem.parameters.intercept[:] = [40.0, 0.0, 1.0]
+    arguments = draw_nested_arguments(problem, [1], 5)
+    expected = reference.nested_epoch(*arguments)
+    assert_same_epoch(run_nested_epoch(_kernels, arguments), expected, **TOLERANCE[dtype])
+
+
+def test_two_threads_at_once_give_what_one_gives():
+    problems = [draw_problem(n_samples=400, n_features=80, seed=seed) for seed in range(8)]
+
+    def compute(problem):
+        return (
+            run_linear_epoch(_kernels, draw_linear_arguments(problem, 32)),
+            run_nested_epoch(_kernels, draw_nested_arguments(problem, [1, 2, 4], 32)),
+            run_logits(_kernels, problem, 3),
+            run_codes(_kernels, problem, 3),
+        )
+
+    alone = [compute(problem) for problem in problems]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(compute, problems))
+    for (linear, nested, z, kept), expected in zip(together, alone, strict=True):
+        assert_array_equal(linear[0], expected[0][0])
+        assert_array_equal(linear[1], expected[0][1])
+        assert_same_epoch(nested, expected[1], rtol=0, atol=0)
+        assert_array_equal(z, expected[2])
+        assert kept == expected[3]

@@ -1,0 +1,269 @@
+"""`SparseExpertNetwork` is the model of the documentation: values, gradients, and its limits."""
+
+import copy
+
+import numpy as np
+import pytest
+import reference
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from reference import (
+    PROBLEMS,
+    draw_nested_arguments,
+    draw_problem,
+    run_nested_epoch,
+)
+from scipy import sparse
+from torch.nn import functional
+
+from skparse import _kernels
+from skparse._parameters import ModelParameters
+from skparse.nn import SparseExpertNetwork
+
+# Said once by torch itself, whenever a CSR tensor is made.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+
+DTYPES = [np.float64, np.float32]
+TOLERANCE = {
+    np.float64: {"rtol": 1e-11, "atol": 1e-12},
+    np.float32: {"rtol": 1e-5, "atol": 1e-6},
+}
+
+
+def csr_tensor(X, n_features):
+    indptr, indices, data = (torch.tensor(part) for part in X)
+    size = len(indptr) - 1, n_features
+    # Unchecked: a duplicated entry is against torch's rules, and means its sum here.
+    return torch.sparse_csr_tensor(
+        indptr.long(), indices.long(), data, size=size, check_invariants=False
+    )
+
+
+def inputs_of(problem):
+    return csr_tensor(problem.X, problem.parameters.router.shape[0])
+
+
+def network_of(problem):
+    return SparseExpertNetwork.from_parameters(problem.parameters)
+
+
+def targets_of(problem):
+    """Indicator matrix of the labels, (n_samples, n_classes)."""
+    indptr, classes = problem.labels
+    shape = problem.n_samples, len(problem.parameters.intercept)
+    dense = sparse.csr_array((np.ones(len(classes)), classes, indptr), shape=shape).toarray()
+    return torch.tensor(dense.astype(problem.parameters.dtype))
+
+
+def losses_of(problem, z):
+    if not problem.multilabel:
+        return functional.cross_entropy(z, targets_of(problem), reduction="none")
+    losses = functional.binary_cross_entropy_with_logits(z, targets_of(problem), reduction="none")
+    return losses.sum(dim=1)
+
+
+def gradients_of(problem, top_k, row_weights):
+    """Gradients of the weighted losses by every parameter, as numpy arrays."""
+    network = network_of(problem)
+    losses = losses_of(problem, network(inputs_of(problem), top_k))
+    (torch.tensor(row_weights) * losses).sum().backward()
+    return [parameter.grad.numpy() for parameter in network.parameters()]
+
+
+def with_dense_router(W1, b1, W, b2):
+    """Network of a dense model given in the symbols of the documentation, in float64."""
+    return SparseExpertNetwork.from_parameters(
+        ModelParameters(
+            sparse.csr_array(np.asarray(W1, float).T), np.asarray(b1, float),
+            sparse.csr_array(np.asarray(W, float).T), np.asarray(b2, float),
+        )
+    )  # fmt: skip
+
+
+def dense_csr_tensor(X):
+    X = sparse.csr_array(np.asarray(X, float))
+    return csr_tensor((X.indptr, X.indices, X.data), X.shape[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_forward_equals_the_reference_at_every_k(name, dtype):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    rows = range(problem.n_samples)
+    for top_k in (1, 2, problem.n_experts, problem.n_experts + 5):
+        expected = reference.logits(
+            problem.X, rows, problem.router, problem.expert, problem.parameters.intercepts, top_k
+        )
+        z = network_of(problem)(inputs_of(problem), top_k).detach().numpy()
+        assert z.dtype == dtype
+        assert_allclose(z, expected, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_gradient_equals_the_reference(name, multilabel, dtype):
+    problem = draw_problem(**PROBLEMS[name], multilabel=multilabel, dtype=dtype)
+    row_weights = np.random.RandomState(1).uniform(0.1, 1, problem.n_samples).astype(dtype)
+    for top_k in (1, 2, problem.n_experts):
+        expected, losses = reference.gradients(
+            problem.X, range(problem.n_samples), problem.labels, row_weights, problem.router,
+            problem.expert, problem.parameters.intercepts, top_k, multilabel,
+        )  # fmt: skip
+        for mine, theirs in zip(gradients_of(problem, top_k, row_weights), expected, strict=True):
+            assert_allclose(mine, theirs, **TOLERANCE[dtype])
+        z = network_of(problem)(inputs_of(problem), top_k)
+        assert_allclose(losses_of(problem, z).detach(), losses, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("top_k", [1, 2, 6])
+def test_the_nested_kernel_moves_along_the_gradients_of_the_network(top_k, multilabel):
+    problem = draw_problem(multilabel=multilabel)
+    arguments = list(draw_nested_arguments(problem, [top_k], 10**3, scale=1.0))
+    arguments[1] = np.arange(problem.n_samples)  # every row once, in one batch
+    arguments[9] = (1.0, 1.0, 0.0, 1.0)  # plain gradient steps for all parameters
+    after, _ = run_nested_epoch(_kernels, arguments)
+    steps = arguments[3]
+    for end, start, gradient in zip(
+        after, problem.parameters.arrays(), gradients_of(problem, top_k, steps), strict=True
+    ):
+        assert_allclose(end, start - gradient, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("top_k", [1, 2, 4, 6])
+def test_gradients_equal_finite_differences(top_k, multilabel):
+    problem = draw_problem(n_samples=6, n_features=8, fill=0.5, multilabel=multilabel, seed=3)
+    network, X = network_of(problem), inputs_of(problem)
+    names = [name for name, _ in network.named_parameters()]
+
+    def losses(*values):
+        parameters = dict(zip(names, values, strict=True))
+        return losses_of(problem, torch.func.functional_call(network, parameters, (X, top_k)))
+
+    values = [value.detach().clone().requires_grad_() for value in network.parameters()]
+    assert torch.autograd.gradcheck(losses, values)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_one_kept_expert_gives_exactly_zero_router_gradient(multilabel):
+    problem = draw_problem(multilabel=multilabel)
+    row_weights = np.ones(problem.n_samples)
+    router, router_intercept, expert, intercept = gradients_of(problem, 1, row_weights)
+    assert_array_equal(router, 0)
+    assert_array_equal(router_intercept, 0)
+    assert np.abs(expert).max() > 0.1
+    assert np.abs(intercept).max() > 0.1
+
+
+def test_all_experts_with_positive_scores_make_the_dense_softmax_model():
+    rng = np.random.RandomState(0)
+    X, W1, W = rng.normal(size=(9, 7)), rng.normal(size=(5, 7)), rng.normal(size=(4, 5))
+    b1, b2 = rng.normal(size=5) + 30, rng.normal(size=4)
+    h = torch.relu(torch.tensor(X @ W1.T + b1))
+    assert h.min() > 0
+    expected = torch.softmax(h, dim=1).numpy() @ W.T + b2
+    network = with_dense_router(W1, b1, W, b2)
+    for top_k in (5, 8):
+        z = network(dense_csr_tensor(X), top_k).detach().numpy()
+        assert_allclose(z, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 6])
+def test_one_expert_per_class_contains_every_linear_classifier(top_k):
+    rng = np.random.RandomState(0)
+    X, coef, intercept = rng.normal(size=(200, 10)), rng.normal(size=(6, 10)), rng.normal(size=6)
+    linear = X @ coef.T + intercept
+    network = with_dense_router(coef, intercept + 100, 4 * np.eye(6), np.zeros(6))
+    z = network(dense_csr_tensor(X), top_k)
+    assert_array_equal(z.argmax(dim=1).numpy(), linear.argmax(axis=1))
+
+
+def test_a_row_with_nothing_kept_gets_the_softmax_of_b2():
+    problem = draw_problem(shift=-1000.0)
+    z = network_of(problem)(inputs_of(problem), 3)
+    b2 = torch.tensor(problem.parameters.intercept)
+    assert_array_equal(z.detach().numpy(), b2.expand_as(z).numpy())
+    losses_of(problem, z).sum().backward()
+
+
+def test_the_rows_of_a_mixed_batch_do_not_see_each_other():
+    problem = draw_problem(shift=-1.0)
+    together = network_of(problem)(inputs_of(problem), 3).detach().numpy()
+    indptr, indices, data = problem.X
+    for i in range(problem.n_samples):
+        inside = slice(indptr[i], indptr[i + 1])
+        row = np.array([0, indptr[i + 1] - indptr[i]]), indices[inside], data[inside]
+        alone = network_of(problem)(csr_tensor(row, 15), 3).detach().numpy()
+        assert_allclose(alone[0], together[i], rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_extreme_scores_stay_finite(multilabel, dtype):
+    problem = draw_problem(multilabel=multilabel, dtype=dtype)
+    for values in (problem.router[2], problem.parameters.router_intercept):
+        values *= dtype(1e4)
+    row_weights = np.ones(problem.n_samples, dtype)
+    for top_k in (1, 2, 6):
+        assert network_of(problem)(inputs_of(problem), top_k).isfinite().all()
+        for gradient in gradients_of(problem, top_k, row_weights):
+            assert np.isfinite(gradient).all()
+
+
+def test_the_state_dict_carries_a_model_to_another_module():
+    problem = draw_problem()
+    network, X = network_of(problem), inputs_of(problem)
+    router, expert = problem.router, problem.expert
+    other = SparseExpertNetwork(*router[:2], 6, *expert[:2], 5, dtype=torch.float64)
+    assert not other(X, 3).any()  # all parameters start at zero
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other(X, 3), network(X, 3))
+    assert torch.equal(copy.deepcopy(network)(X, 3), network(X, 3))
+
+
+def test_to_changes_the_numbers_and_leaves_the_pattern():
+    problem = draw_problem()
+    network = network_of(problem).to(torch.float32)
+    assert all(value.dtype == torch.float32 for value in network.parameters())
+    assert all(pattern.dtype == torch.int64 for pattern in network.buffers())
+    z = network(inputs_of(problem).to(torch.float32), 3)
+    assert z.dtype == torch.float32
+    expected = network_of(problem)(inputs_of(problem), 3).detach()
+    assert_allclose(z.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_from_parameters_copies_and_arrays_gives_the_numbers_back():
+    parameters = draw_problem().parameters
+    network = SparseExpertNetwork.from_parameters(parameters)
+    for mine, theirs in zip(network.arrays(), parameters.arrays(), strict=True):
+        assert_array_equal(mine, theirs)
+    before = parameters.copy()
+    with torch.no_grad():
+        for value in network.parameters():
+            value += 1
+    for mine, theirs in zip(parameters.arrays(), before.arrays(), strict=True):
+        assert_array_equal(mine, theirs)
+
+
+def test_an_optimizer_of_torch_lowers_the_loss():
+    problem = draw_problem(n_samples=60, n_features=60, connected=1.0, outputs=1.0)
+    network, X = network_of(problem), inputs_of(problem)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = losses_of(problem, network(X, 2)).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_nothing_draws_from_the_global_generator():
+    state = torch.get_rng_state()
+    problem = draw_problem()
+    gradients_of(problem, 3, np.ones(problem.n_samples))
+    SparseExpertNetwork(*problem.router[:2], 6, *problem.expert[:2], 5)
+    assert torch.equal(torch.get_rng_state(), state)

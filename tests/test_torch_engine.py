@@ -1,0 +1,191 @@
+"""The torch engine computes what the compiled kernels compute."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from reference import (
+    PROBLEMS,
+    draw_linear_arguments,
+    draw_nested_arguments,
+    draw_problem,
+    run_codes,
+    run_linear_epoch,
+    run_logits,
+    run_nested_epoch,
+)
+
+from skparse import SparseExpertClassifier, _kernels
+from skparse._torch_engine import TorchEngine
+from skparse.datasets import make_topic_documents
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(
+            not torch.cuda.is_available(), reason="torch finds no CUDA device"
+        ),
+    ),
+]
+DTYPES = [np.float64, np.float32]
+
+
+def tolerance_of(dtype, device):
+    if device == "cuda":
+        return {"rtol": 1e-4, "atol": 1e-4}
+    if dtype == np.float64:
+        return {"rtol": 1e-11, "atol": 1e-12}
+    return {"rtol": 1e-6, "atol": 1e-6}
+
+
+def assert_same_arrays(actual, expected, **tolerance):
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert_allclose(mine, theirs, **tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_logits_and_codes_equal_the_kernels(name, dtype, device):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    tolerance = tolerance_of(dtype, device)
+    for top_k in (1, 2, problem.n_experts):
+        mine, theirs = (run_logits(e, problem, top_k) for e in (TorchEngine(device), _kernels))
+        assert_same_arrays([mine], [theirs], **tolerance)
+        mine, theirs = (run_codes(e, problem, top_k) for e in (TorchEngine(device), _kernels))
+        assert [list(row) for row in mine] == [list(row) for row in theirs]
+        weights = [[value for row in rows for value in row.values()] for rows in (mine, theirs)]
+        assert_allclose(*weights, **tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("name", sorted(PROBLEMS.keys() - {"ties"}))
+def test_nested_epoch_equals_the_kernel(name, multilabel, dtype, device):
+    problem = draw_problem(**PROBLEMS[name], multilabel=multilabel, dtype=dtype)
+    for batch_size in (1, 5, problem.n_samples):
+        of_torch, of_kernels = (
+            run_nested_epoch(
+                engine,
+                draw_nested_arguments(problem, [1, 2, problem.n_experts + 5], batch_size),
+            )
+            for engine in (TorchEngine(device), _kernels)
+        )
+        tolerance = tolerance_of(dtype, device)
+        assert_same_arrays(of_torch[0], of_kernels[0], **tolerance)
+        assert_allclose(of_torch[1], of_kernels[1], rtol=tolerance["rtol"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("top_k", [1, 2, 12])
+def test_nested_epoch_with_ties_equals_the_kernel(top_k, device):
+    # One batch: after an update equal scores are equal up to rounding only.
+    problem = draw_problem(**PROBLEMS["ties"])
+    of_torch, of_kernels = (
+        run_nested_epoch(engine, draw_nested_arguments(problem, [top_k], 2 * problem.n_samples))
+        for engine in (TorchEngine(device), _kernels)
+    )
+    assert_same_arrays(of_torch[0], of_kernels[0], **tolerance_of(np.float64, device))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("full_batch", [False, True])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_linear_epoch_equals_the_kernel(name, full_batch, dtype, device):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    for batch_size in [problem.n_samples] if full_batch else [1, 5, problem.n_samples]:
+        arguments = draw_linear_arguments(problem, batch_size, full_batch=full_batch)
+        assert_same_arrays(
+            run_linear_epoch(TorchEngine(device), arguments),
+            run_linear_epoch(_kernels, arguments),
+            **tolerance_of(dtype, device),
+        )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_expert_whose_weight_is_rounded_to_zero_is_still_kept(dtype, device):
+    problem = draw_problem(n_experts=3, fill=0.0, dtype=dtype)
+    problem.parameters.router_intercept[:] = [1.0, 2000.0, 3.0]
+    expected = [{1: 1.0, 2: 0.0, 0: 0.0}] * problem.n_samples
+    assert run_codes(_kernels, problem, 3) == expected
+    assert run_codes(TorchEngine(device), problem, 3) == expected
+
+
+def test_indices_of_64_bits_give_the_numbers_of_32_bits():
+    narrow, wide = (draw_problem(index_dtype=dtype) for dtype in (np.int32, np.int64))
+    engine = TorchEngine("cpu")
+    assert_array_equal(run_logits(engine, wide, 3), run_logits(engine, narrow, 3))
+    assert run_codes(engine, wide, 3) == run_codes(engine, narrow, 3)
+    of_wide, of_narrow = (
+        run_nested_epoch(engine, draw_nested_arguments(problem, [1, 2, 4], 5))
+        for problem in (wide, narrow)
+    )
+    assert_same_arrays(of_wide[0], of_narrow[0], rtol=0, atol=0)
+    of_wide, of_narrow = (
+        run_linear_epoch(engine, draw_linear_arguments(problem, 5)) for problem in (wide, narrow)
+    )
+    assert_same_arrays(of_wide, of_narrow, rtol=0, atol=0)
+
+
+def test_prediction_reads_read_only_arrays_and_changes_none():
+    problem = draw_problem()
+    arrays = (*problem.X, *problem.router, *problem.expert, *problem.parameters.intercepts)
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array.flags.writeable = False
+    run_logits(TorchEngine("cpu"), problem, 3)
+    run_codes(TorchEngine("cpu"), problem, 3)
+    for array, copy in zip(arrays, before, strict=True):
+        assert_array_equal(array, copy)
+
+
+def fit_both(X, y, device, **parameters):
+    """Fit the same model with the torch engine on a device and with the kernels."""
+    return (
+        SparseExpertClassifier(random_state=0, **parameters, **how).fit(X, y)
+        for how in ({"engine": "torch", "device": device}, {"engine": "numba"})
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"top_k": 1, "n_experts": 9},
+        {"n_experts": 3, "top_k": 2},
+        {"weight_density": 0.1, "early_stopping": True},
+    ],
+)
+def test_a_fit_with_torch_equals_a_fit_with_the_kernels(parameters, device):
+    X, y = make_topic_documents(
+        260, 150, 6, n_classes=4, dtype=np.float64, random_state=0, return_X_y=True
+    )
+    of_torch, of_kernels = fit_both(X, y, device, **parameters)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if device == "cuda" else {"rtol": 1e-8, "atol": 1e-9}
+    for name in ("router_coef_", "expert_coef_"):
+        mine, theirs = getattr(of_torch, name), getattr(of_kernels, name)
+        assert_array_equal(mine.indptr, theirs.indptr)
+        assert_array_equal(mine.indices, theirs.indices)
+        assert_allclose(mine.data, theirs.data, **tolerance)
+    for name in ("router_intercept_", "intercept_", "loss_curve_"):
+        assert_allclose(getattr(of_torch, name), getattr(of_kernels, name), **tolerance)
+    assert_array_equal(of_torch.expert_load_, of_kernels.expert_load_)
+    assert_allclose(of_torch.predict_proba(X), of_kernels.predict_proba(X), **tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_multilabel_fit_with_torch_equals_a_fit_with_the_kernels(device):
+    X, y = make_topic_documents(
+        260, 150, 6, n_classes=4, dtype=np.float64, random_state=0, return_X_y=True
+    )
+    labels = np.column_stack([y == 0, y % 2, y > 1, y == 7]).astype(int)
+    of_torch, of_kernels = fit_both(X, labels, device)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if device == "cuda" else {"rtol": 1e-8, "atol": 1e-9}
+    assert_allclose(of_torch.router_coef_.data, of_kernels.router_coef_.data, **tolerance)
+    assert_allclose(of_torch.predict_proba(X), of_kernels.predict_proba(X), **tolerance)
