@@ -6,6 +6,8 @@ from numbers import Integral, Real
 
 import numpy as np
 from joblib import effective_n_jobs
+from scipy import sparse
+from scipy.special import log_softmax
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -24,9 +26,18 @@ from . import _prediction as prediction
 from . import _training as training
 from ._compression import prune, round_values
 from ._engines import choose_engine
-from ._initialization import choose_score_map, experts_of_classes
+from ._initialization import Exposure, choose_score_map, experts_of_classes
 from ._parameters import ModelParameters, with_values
 from ._persistence import pack_state, packed_bytes, unpack_state
+
+# Attributes that only some fits leave; they never outlive the fit they belong to.
+_OF_SOME_FITS = (
+    "best_validation_score_",
+    "compression_",
+    "storage_dtype_",
+    "validation_scores_",
+    "_exposure",
+)
 
 
 class SparseExpertClassifier(
@@ -306,7 +317,7 @@ class SparseExpertClassifier(
             held_out = inputs.check_validation_set(self, X_val, y_val, classes, multilabel)
             random_state = check_random_state(self.random_state)
             samples, held_out = self._hold_out(samples, held_out, multilabel, random_state)
-            data = self._training_data(samples, classes)
+            data = self._training_data(samples, classes, continues=start is not None)
             settings = self._settings(data, multilabel)
             engine = choose_engine(self.engine, self.device)
             train = training.train if start is None else training.train_further
@@ -316,10 +327,10 @@ class SparseExpertClassifier(
                 validate=self._scorer(held_out, multilabel, engine),
                 report=self._report if self.verbose else None,
             )
-            self._record(result, classes, multilabel)
+            self._record(result, classes, multilabel, continues=start is not None)
             self.loss_curve_ = result.loss_curve
             self.n_iter_ = len(result.loss_curve)
-            self.t_ = result.weight_seen
+            self.t_ = result.exposure.total + (0.0 if start is None else self.t_)
             self.expert_load_ = self._count_load(samples.X, engine)
             if held_out is not None:
                 self.validation_scores_ = result.validation_scores
@@ -357,7 +368,9 @@ class SparseExpertClassifier(
         with self._unchanged_on_error():
             first_call = not hasattr(self, "router_coef_")
             if first_call and classes is None:
-                _, found, is_multilabel = inputs.check_targets(np.asarray(y))
+                _, found, is_multilabel = inputs.check_targets(
+                    y if sparse.issparse(y) else np.asarray(y)
+                )
                 classes = found if is_multilabel else None
             _check_partial_fit_first_call(self, classes)
             samples, _, multilabel = inputs.check_samples(
@@ -366,21 +379,22 @@ class SparseExpertClassifier(
             if not first_call:
                 self._check_same_classes(self.classes_, multilabel)
             engine = choose_engine(self.engine, self.device)
-            data = self._training_data(samples, self.classes_, dtype=self._stream_dtype())
+            data = self._training_data(samples, self.classes_, continues=not first_call)
             result = training.train_on_stream(
                 None if first_call else self._parameters(),
                 data,
-                self._settings(data, multilabel, max_iter=1),
+                self._settings(data, multilabel, in_stream=True),
                 engine,
                 check_random_state(self.random_state),
-                0.0 if first_call else self.t_,
+                None if first_call else self._earlier_exposure(),
             )
-            self._record(result, self.classes_, multilabel)
+            self._record(result, self.classes_, multilabel, continues=not first_call)
+            self._exposure = tuple(result.exposure)
             self.loss_curve_ = [*getattr(self, "loss_curve_", []), *result.loss_curve]
             self.n_iter_ = len(self.loss_curve_)
-            self.t_ = result.weight_seen
-            load = self._count_load(samples.X.astype(self.router_coef_.dtype, copy=False), engine)
-            self.expert_load_ = getattr(self, "expert_load_", 0) + load
+            self.t_ = result.exposure.total
+            load = self._count_load(data.X, engine)
+            self.expert_load_ = load if first_call else self.expert_load_ + load
         return self
 
     def predict(self, X):
@@ -459,7 +473,11 @@ class SparseExpertClassifier(
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
-        return np.log(self.predict_proba(X))
+        X, model = self._check_prediction(X)
+        logits = prediction.compute_logits(X, *model)
+        if self._multilabel:
+            return np.log(prediction.sigmoid(logits))
+        return log_softmax(logits, axis=1)
 
     def decision_function(self, X):
         """Compute the logits ``W h_sparse + b2``.
@@ -633,12 +651,12 @@ class SparseExpertClassifier(
 
     def _checked_top_k(self):
         """Return the current K, at most the number of experts; raises if it was not trained."""
-        if self.top_k > self.top_k_:
+        if not (isinstance(self.top_k, Integral) and 1 <= self.top_k <= self.top_k_):
             raise ValueError(
-                f"top_k={self.top_k} is above the largest sparsity level that was trained: it "
-                f"has to be in [1, {self.top_k_}]; fit again to raise it."
+                f"top_k={self.top_k!r} is not a sparsity level that was trained: it has to be an "
+                f"integer in [1, {self.top_k_}]; fit again to raise it."
             )
-        return min(self.top_k, self.n_experts_)
+        return min(int(self.top_k), self.n_experts_)
 
     def _n_threads(self):
         return effective_n_jobs(self.n_jobs)
@@ -676,31 +694,34 @@ class SparseExpertClassifier(
         )
         return (inputs.Samples(*(part[rows] for part in samples)) for rows in (kept, out))
 
-    def _training_data(self, samples, classes, dtype=None):
+    def _training_data(self, samples, classes, *, continues):
         X, weight = samples.X, samples.sample_weight
-        if dtype is not None:
+        if continues:
+            dtype = self.router_coef_.dtype
             X, weight = X.astype(dtype, copy=False), weight.astype(dtype, copy=False)
         n_experts = len(classes) if self.n_experts == "auto" else self.n_experts
-        if hasattr(self, "n_experts_") and self.warm_start:
+        if continues:
             n_experts = self.n_experts_
         class_experts = experts_of_classes(n_experts, len(classes))
         return training.TrainingData(X, samples.labels, weight, class_experts)
 
-    def _settings(self, data, multilabel, max_iter=None):
+    def _settings(self, data, multilabel, in_stream=False):
         n, (n_classes, n_experts) = data.X.shape[0], data.class_experts.shape
-        automatic = n if n <= training.SMALL_SAMPLE else training.BATCH_SIZE
+        in_full = n <= training.SMALL_SAMPLE and not in_stream
+        automatic = n if in_full else min(training.BATCH_SIZE, n)
         batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
         return training.TrainingSettings(
             top_k=self.top_k,
             weight_density=None if self.weight_density == "auto" else self.weight_density,
             alpha=self.alpha,
-            max_iter=max_iter or self.max_iter,
+            max_iter=1 if in_stream else self.max_iter,
             batch_size=batch_size,
             learning_rate=self.learning_rate_init,
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
             early_stopping=self.early_stopping,
-            full_batch=batch_size == n,
+            full_batch=batch_size == n and not in_stream,
+            in_stream=in_stream,
             n_threads=self._n_threads(),
             multilabel=multilabel,
             score_map=choose_score_map(n_classes, multilabel),
@@ -709,8 +730,11 @@ class SparseExpertClassifier(
             ),
         )
 
-    def _stream_dtype(self):
-        return self.router_coef_.dtype if hasattr(self, "router_coef_") else None
+    def _earlier_exposure(self):
+        """Return what a stream has learnt from; of a model from `fit` only the total is known."""
+        if hasattr(self, "_exposure"):
+            return Exposure(*self._exposure)
+        return Exposure(np.zeros(self.n_features_in_), np.zeros(self.n_experts_), self.t_)
 
     def _scorer(self, held_out, multilabel, engine):
         """Accuracy of `ModelParameters` on the held-out samples, or None without them."""
@@ -734,16 +758,16 @@ class SparseExpertClassifier(
         validation = "" if score is None else f", validation score {score:.4f}"
         print(f"Epoch {epoch + 1}/{self.max_iter}, loss {loss:.6f}{validation}")
 
-    def _record(self, result, classes, multilabel):
-        """Turn the trained parameters into fitted attributes."""
+    def _record(self, result, classes, multilabel, *, continues):
+        """Turn the trained parameters into fitted attributes; earlier ones do not stay."""
         parameters = result.parameters
         self.router_coef_, self.router_intercept_ = parameters[:2]
         self.expert_coef_, self.intercept_ = parameters[2:]
         self.n_experts_ = len(parameters.router_intercept)
-        self.top_k_ = int(self.top_k)
+        self.top_k_ = max(int(self.top_k), self.top_k_ if continues else 0)
         self.classes_ = classes
         self._multilabel = multilabel
-        for name in ("storage_dtype_", "compression_"):
+        for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
 
     def _count_load(self, X, engine):

@@ -14,10 +14,13 @@ def choose_engine(engine, device):
     Raises
     ------
     ValueError
-        If the numba engine is asked for on another device than the CPU.
+        If the engine or the device does not exist, or the numba engine is asked for on another
+        device than the CPU.
     ImportError
         If numba is asked for and cannot be imported.
     """
+    if engine not in ("auto", "numba", "torch"):
+        raise ValueError(f"engine has to be 'auto', 'numba' or 'torch', got {engine!r}.")
     if engine == "numba" and device != "cpu":
         raise ValueError(
             f"engine='numba' computes on the CPU only, got device={device!r}; use engine='torch' "

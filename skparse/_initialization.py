@@ -78,31 +78,51 @@ def feature_sums(X, sample_weight, row_experts):
     return sparse.csr_array(sums)
 
 
-def with_absences(sums, X, sample_weight, row_experts, count=ABSENCE_COUNT):
-    """Add the pairs (feature, expert) with at least ``count`` expected samples to ``sums``.
+class Exposure(NamedTuple):
+    """Sample weight that features and experts have been seen with."""
 
-    They enter with next to nothing: the feature was never seen with the expert, although
-    it would have been if the two were independent.
-    """
-    frequency = _weight_per_column(X, sample_weight)
-    size = _weight_per_column(row_experts, sample_weight)
-    by_size = np.argsort(-size, kind="stable")
-    needed = np.full(X.shape[1], np.inf)
-    seen = frequency > 0
-    needed[seen] = count * sample_weight.sum(dtype=np.float64) / frequency[seen]
-    reach = np.searchsorted(-size[by_size], -needed, side="right")
-    first = np.repeat(np.cumsum(reach) - reach, reach)
-    experts = by_size[np.arange(len(first)) - first]
-    features = np.repeat(np.arange(X.shape[1]), reach)
-    almost_nothing = np.full(len(experts), 1e-30, dtype=sums.dtype)
-    expected = sparse.csr_array((almost_nothing, (features, experts)), shape=sums.shape)
-    return sums + expected
+    feature: np.ndarray  # (n_features,)
+    expert: np.ndarray  # (n_experts,)
+    total: float
+
+    def plus(self, other):
+        """Add two exposures."""
+        return Exposure(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def measure_exposure(data):
+    """Measure the `Exposure` of training data."""
+    return Exposure(
+        _weight_per_column(data.X, data.sample_weight),
+        _weight_per_column(data.row_experts, data.sample_weight),
+        data.total_weight,
+    )
 
 
 def _weight_per_column(matrix, row_weight):
     """Sum the weights of the rows that store an entry in each column."""
     weight = np.repeat(row_weight.astype(np.float64), np.diff(matrix.indptr))
     return np.bincount(matrix.indices, weight, minlength=matrix.shape[1])
+
+
+def with_absences(sums, exposure, count=ABSENCE_COUNT):
+    """Add the pairs (feature, expert) with at least ``count`` expected samples to ``sums``.
+
+    They enter with next to nothing: the feature was never seen with the expert, although
+    it would have been if the two were independent. Features without an entry in ``sums``
+    get none.
+    """
+    by_size = np.argsort(-exposure.expert, kind="stable")
+    needed = np.full(sums.shape[0], np.inf)
+    seen = np.diff(sums.indptr) > 0
+    needed[seen] = count * exposure.total / exposure.feature[seen]
+    reach = np.searchsorted(-exposure.expert[by_size], -needed, side="right")
+    first = np.repeat(np.cumsum(reach) - reach, reach)
+    experts = by_size[np.arange(len(first)) - first]
+    features = np.repeat(np.arange(sums.shape[0]), reach)
+    almost_nothing = np.full(len(experts), 1e-30, dtype=sums.dtype)
+    expected = sparse.csr_array((almost_nothing, (features, experts)), shape=sums.shape)
+    return sums + expected
 
 
 def drop_features(sums, class_experts, share, random_state):
@@ -149,48 +169,55 @@ def connect(data, weight_density, random_state):
     sums = feature_sums(data.X, data.sample_weight, data.row_experts)
     count = ABSENCE_COUNT
     if weight_density is not None:
-        count = _count_for_density(data, sums.shape, weight_density)
-    sums = with_absences(sums, data.X, data.sample_weight, data.row_experts, count)
+        count = _count_for_density(data.exposure, weight_density)
+    sums = with_absences(sums, data.exposure, count)
     sums = drop_features(sums, data.class_experts, FEATURE_DROPOUT, random_state)
     margins = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry)
     return with_values(sums, margins)
 
 
-def _count_for_density(data, shape, weight_density):
+def _count_for_density(exposure, weight_density):
     """Find the expected count from which absences are connected so that enough weights exist."""
     if weight_density == 1.0:
         return 0.0
-    frequency = _weight_per_column(data.X, data.sample_weight)
-    size = _weight_per_column(data.row_experts, data.sample_weight)
-    low, high = 0.0, data.total_weight
-    wanted = weight_density * shape[0] * shape[1]
-    ordered = np.sort(size)
+    size = np.sort(exposure.expert)
+    low, high = 0.0, exposure.total
+    wanted = weight_density * len(exposure.feature) * len(size)
     for _ in range(40):
         middle = (low + high) / 2
         with np.errstate(divide="ignore"):
-            needed = middle * data.total_weight / frequency
-        reached = (len(ordered) - np.searchsorted(ordered, needed)).sum()
+            needed = middle * exposure.total / exposure.feature
+        reached = (len(size) - np.searchsorted(size, needed)).sum()
         low, high = (middle, high) if reached > wanted else (low, middle)
     return high
 
 
-def connect_more(parameters, data):
+def connect_more(parameters, data, exposure):
     """Add the connections that new samples ask for to a model, with weights of zero."""
     sums = feature_sums(data.X, data.sample_weight, data.row_experts)
-    sums = with_absences(sums, data.X, data.sample_weight, data.row_experts)
+    sums = with_absences(sums, exposure)
     old = parameters.router
     union = (sums + with_values(old, np.ones_like(old.data))).tocsr()
     union.sort_indices()
-    n_experts = union.shape[1]
     values = np.zeros(union.nnz, old.dtype)
-    values[np.searchsorted(_keys(union, n_experts), _keys(old, n_experts))] = old.data
+    values[np.searchsorted(_keys(union), _keys(old))] = old.data
     return parameters._replace(router=with_values(union, values))
 
 
-def _keys(matrix, n_columns):
+def start_new_features(margins, known, data):
+    """Start the features that are not ``known`` (n_features,) yet at naive-Bayes log-odds."""
+    sums = feature_sums(data.X, data.sample_weight, data.row_experts)
+    log_odds = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry)
+    values = np.zeros_like(margins.data)
+    values[np.searchsorted(_keys(margins), _keys(sums))] = log_odds
+    is_new = np.repeat(~known, np.diff(margins.indptr))
+    return with_values(margins, np.where(is_new, values, margins.data))
+
+
+def _keys(matrix):
     """Compute a number for each entry of a CSR pattern, row by row, (nnz,) of int64."""
     rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    return rows * n_columns + matrix.indices
+    return rows * matrix.shape[1] + matrix.indices
 
 
 def join_pair(margins, bias):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils import compute_sample_weight
+from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
@@ -112,9 +112,16 @@ def check_samples(estimator, X, y, sample_weight, *, reset, classes=None):
     labels = encode_labels(y, classes, multilabel)
     weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
     if estimator.class_weight is not None:
-        balance = compute_sample_weight(estimator.class_weight, y)
-        weight = weight * balance.astype(X.dtype)
+        weight = weight * balance_classes(estimator.class_weight, y, classes, labels, multilabel)
+        weight = weight.astype(X.dtype, copy=False)
     return drop_weightless(Samples(canonical(as_csr(X)), labels, weight)), classes, multilabel
+
+
+def balance_classes(class_weight, y, classes, labels, multilabel):
+    """Weight of every sample by its classes, (n_samples,)."""
+    if multilabel:
+        return compute_sample_weight(class_weight, y)
+    return compute_class_weight(class_weight, classes=classes, y=y)[labels.indices]
 
 
 def drop_weightless(samples):

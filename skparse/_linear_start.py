@@ -14,6 +14,8 @@ from ._parameters import csr_parts, with_values
 from ._threads import map_threads
 
 LINEAR_EPOCHS = 7
+STREAM_EPOCHS = 2
+STREAM_HORIZON = 6
 
 
 class Geometry(NamedTuple):
@@ -44,7 +46,8 @@ def measure_geometry(X, sample_weight):
     if mean_square == 0:
         return Geometry(1.0, 1.0, 1.0)
     per_row = float(weight @ np.diff(X.indptr)) / total
-    direction = np.ones(X.shape[1], X.dtype)
+    # Positive for counts, and at right angles to no X that is not made for it.
+    direction = np.random.RandomState(0).uniform(0.5, 1.5, X.shape[1]).astype(X.dtype)
     largest = 0.0
     for _ in range(4):
         direction /= np.linalg.norm(direction)
@@ -67,8 +70,13 @@ def squared_norms(X):
 
 
 def build_clock(geometry, settings, *, seen, horizon):
-    """Schedule for ``horizon`` of sample weight under the L2 penalty of the settings."""
+    """Schedule for ``horizon`` of sample weight under the L2 penalty of the settings.
+
+    The horizon of a stream moves on with it: there the weights shrink more slowly, or the
+    first samples would be forgotten.
+    """
     crowding = geometry.crowding
+    horizon = STREAM_HORIZON * horizon if settings.in_stream else horizon
     full = settings.full_batch
     return StepClock(
         seen=seen,

@@ -17,7 +17,10 @@ class TorchEngine:
     """Train and predict with `SparseExpertNetwork` on one device."""
 
     def __init__(self, device):
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device={device!r} is not a device of PyTorch: {error}") from error
 
     def linear_epoch(self, X, rows, labels, pattern, values, bias, clock, batch_size):
         order, squared_norms, sample_weight = map(self._tensor, rows)
@@ -102,10 +105,11 @@ class TorchEngine:
         expert = (no_outputs, no_outputs[:0], router[2][:0])
         network = self._network(router, expert, (router_intercept, router_intercept[:0]))
         with torch.no_grad():
-            indices, weights = keep_top(network.router_scores(*self._batch(X, first, last)), top_k)
+            h = network.router_scores(*self._batch(X, first, last))
+            indices, weights = keep_top(h, top_k)
         expert_indices[:] = indices.cpu().numpy()
         expert_weights[:] = weights.cpu().numpy()
-        counts[:] = (weights > 0).sum(dim=1).cpu().numpy()
+        counts[:] = (h > 0).sum(dim=1).clamp(max=top_k).cpu().numpy()
 
     def _network(self, router, expert, intercepts):
         parameters = _parameters(router, expert, intercepts)

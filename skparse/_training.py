@@ -39,6 +39,7 @@ class TrainingSettings:
     full_batch: bool
     n_threads: int
     multilabel: bool
+    in_stream: bool  # an epoch visits each row once, however few there are
     score_map: initialization.ScoreMap
     opposite_pair: bool  # two classes, two experts: what speaks for one speaks against the other
 
@@ -49,7 +50,7 @@ class TrainingResult(NamedTuple):
     parameters: ModelParameters
     loss_curve: list  # mean loss of each epoch, over the sparsity levels it drew
     validation_scores: list  # of the averaged model after each epoch; empty without a set
-    weight_seen: float  # sample weight the model has learnt from
+    exposure: initialization.Exposure  # what the model has learnt from
 
 
 @dataclass
@@ -64,12 +65,14 @@ class TrainingData:
     geometry: linear_start.Geometry = field(init=False)
     squared_norms: np.ndarray = field(init=False)
     total_weight: float = field(init=False)
+    exposure: initialization.Exposure = field(init=False)
 
     def __post_init__(self):
         self.row_experts = (self.labels @ self.class_experts).tocsr()
         self.geometry = linear_start.measure_geometry(self.X, self.sample_weight)
         self.squared_norms = linear_start.squared_norms(self.X)
         self.total_weight = float(self.sample_weight.sum(dtype=np.float64))
+        self.exposure = initialization.measure_exposure(self)
 
 
 def train(data, settings, engine, random_state, **monitors):
@@ -94,11 +97,17 @@ def train(data, settings, engine, random_state, **monitors):
     parameters = initialization.scores_from_margins(
         margins, bias, data.geometry, data.class_experts, settings.score_map
     )
-    if settings.weight_density is not None:
-        squares = with_values(data.X, data.X.data**2)
-        feature_scale = np.sqrt(squares.T @ data.sample_weight)
-        parameters = prune(parameters, feature_scale, settings.weight_density)
+    parameters = _limit_density(parameters, data, settings)
     return run_nested_epochs(parameters, data, settings, engine, random_state, **monitors)
+
+
+def _limit_density(parameters, data, settings):
+    """Prune the router weights to the density that was asked for, if one was."""
+    if settings.weight_density is None:
+        return parameters
+    squares = with_values(data.X, data.X.data**2)
+    feature_scale = np.sqrt(squares.T @ data.sample_weight)
+    return prune(parameters, feature_scale, settings.weight_density)
 
 
 def _run_linear(data, margins, bias, orders, settings, engine, seen=0.0):
@@ -119,40 +128,47 @@ def _run_linear(data, margins, bias, orders, settings, engine, seen=0.0):
 def train_further(parameters, data, settings, engine, random_state, **monitors):
     """Train an existing model on, after connecting the features it has not seen."""
     parameters = initialization.sharpen(parameters, settings.score_map, undo=True)
-    parameters = initialization.connect_more(parameters, data)
-    return run_nested_epochs(parameters, data, settings, engine, random_state, **monitors)
+    parameters = initialization.connect_more(parameters, data, data.exposure)
+    result = run_nested_epochs(parameters, data, settings, engine, random_state, **monitors)
+    # Last, so that new connections have had the time to earn their place.
+    return result._replace(parameters=_limit_density(result.parameters, data, settings))
 
 
-def train_on_stream(parameters, data, settings, engine, random_state, weight_seen):
-    """One pass over the next samples of a stream: a linear epoch, then a nested one.
+def train_on_stream(parameters, data, settings, engine, random_state, exposure):
+    """Learn from the next samples of a stream: linear epochs, then a nested one.
 
     Parameters
     ----------
     parameters : ModelParameters or None
         The model so far; None at the beginning of the stream.
-    weight_seen : float
-        Sample weight it has learnt from.
+    exposure : Exposure or None
+        What it has learnt from; None at the beginning of the stream.
 
     Returns
     -------
     TrainingResult
+        Its exposure includes that of all calls.
     """
     score_map = settings.score_map
+    seen = 0.0 if exposure is None else exposure.total
+    exposure = data.exposure if exposure is None else exposure.plus(data.exposure)
     if parameters is None:
         parameters = initialization.unconnected(data, score_map)
     else:
         parameters = initialization.sharpen(parameters, score_map, undo=True)
-    parameters = initialization.connect_more(parameters, data)
+    known = np.diff(parameters.router.indptr) > 0
+    parameters = initialization.connect_more(parameters, data, exposure)
     margins, bias = initialization.margins_from_scores(parameters, data.geometry, score_map)
-    horizon = weight_seen + data.total_weight
-    order = draw_order(data, settings, random_state)
-    margins, bias = _run_linear(data, margins, bias, [order], settings, engine, seen=weight_seen)
+    margins = initialization.start_new_features(margins, known, data)
+    orders = [draw_order(data, settings, random_state) for _ in range(linear_start.STREAM_EPOCHS)]
+    margins, bias = _run_linear(data, margins, bias, orders, settings, engine, seen=seen)
     moved = initialization.scores_from_margins(
         margins, bias, data.geometry, data.class_experts, score_map
     )
     moved = moved._replace(expert=parameters.expert, intercept=parameters.intercept)
+    moved = _limit_density(moved, data, settings)
     result = run_nested_epochs(moved, data, settings, engine, random_state)
-    return result._replace(weight_seen=horizon)
+    return result._replace(exposure=exposure)
 
 
 def run_nested_epochs(
@@ -178,7 +194,9 @@ def run_nested_epochs(
     for epoch in range(settings.max_iter):
         current, loss = _run_nested_epoch(current, data, settings, engine, random_state)
         mean.moved_towards(current, linear_start.average_share(epoch))
-        score = None if validate is None else validate(mean)
+        score = None
+        if validate is not None:
+            score = validate(initialization.sharpen(mean, settings.score_map))
         if monitor.record(loss, score) and settings.early_stopping and score is not None:
             best = mean.copy()
         if report is not None:
@@ -186,7 +204,7 @@ def run_nested_epochs(
         if monitor.stalled:
             break
     trained = initialization.sharpen(best or mean, settings.score_map)
-    return TrainingResult(trained, monitor.losses, monitor.scores, data.total_weight)
+    return TrainingResult(trained, monitor.losses, monitor.scores, data.exposure)
 
 
 class _Progress:
@@ -224,7 +242,8 @@ def _run_nested_epoch(parameters, data, settings, engine, random_state):
     """
     order = draw_order(data, settings, random_state)
     shards = np.array_split(order, 2) if len(order) >= SHARD_ROWS else [order]
-    grids = [_draw_grids(shard, settings, random_state) for shard in shards]
+    levels = sparsity_levels(min(settings.top_k, len(parameters.router_intercept)))
+    grids = [_draw_grids(shard, levels, settings, random_state) for shard in shards]
     steps, shrink = _step_lengths(data, settings)
     steps *= len(shards)
     rates = (
@@ -261,9 +280,8 @@ def _run_nested_epoch(parameters, data, settings, engine, random_state):
     return moved, sum(losses) / len(order)
 
 
-def _draw_grids(order, settings, random_state):
+def _draw_grids(order, levels, settings, random_state):
     """Draw how many experts each mini-batch keeps, (n_batches,) of int64."""
-    levels = sparsity_levels(settings.top_k)
     n_batches = -(-len(order) // settings.batch_size)
     return levels[random_state.randint(len(levels), size=n_batches)]
 
@@ -289,7 +307,8 @@ def _step_lengths(data, settings):
     # The step is one of the margins, which the scores scale.
     rate = settings.learning_rate * settings.score_map.scale**2 / geometry.mean_square
     weight = data.sample_weight.astype(np.float64)
-    norms = data.squared_norms + geometry.bias_feature**2
+    bias_square = geometry.bias_feature**2
+    norms = data.squared_norms + bias_square
     if settings.full_batch:
         relative = weight / (data.total_weight * geometry.crowding)
         steps = rate * relative / (1.0 + rate * norms)
@@ -299,15 +318,15 @@ def _step_lengths(data, settings):
         relative = weight * len(weight) / data.total_weight
         steps = rate * relative / (1.0 + rate * relative * norms) / crowd
         updates = settings.batch_size / len(weight) * data.total_weight / crowd
-    shrink = min(0.5, settings.learning_rate * settings.alpha * updates / data.total_weight)
+    margin_rate = settings.learning_rate / (1.0 + rate * (geometry.mean_square + bias_square))
+    shrink = min(0.5, margin_rate * settings.alpha * updates / data.total_weight)
     return steps.astype(data.X.dtype), shrink
 
 
 def draw_order(data, settings, random_state):
     """Draw the rows in the order in which an epoch visits them, (n_visits,) of int64."""
     n = data.X.shape[0]
-    n_batches = -(-n // settings.batch_size)
-    repeats = -(-UPDATES_PER_EPOCH // n_batches) if n_batches < UPDATES_PER_EPOCH else 1
+    repeats = 1 if settings.in_stream else -(-UPDATES_PER_EPOCH * settings.batch_size // n)
     if settings.full_batch:
         return np.tile(np.arange(n), repeats)
     return np.concatenate([random_state.permutation(n) for _ in range(repeats)])
