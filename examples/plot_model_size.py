@@ -1,0 +1,91 @@
+"""
+Accuracy against bytes against time
+===================================
+
+The same texts, the same features, the same file format: the sparse expert classifier at several
+densities and storage types, and linear models as they come, in float32, with an L1 penalty, and
+with their smallest weights set to zero. Sparse linear models are stored as sparse matrices.
+"""
+
+# %%
+# Docstrings of numpy, scipy and scikit-learn, labelled by module.
+import pickle
+from time import perf_counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.svm import LinearSVC
+
+from skparse import SparseExpertClassifier
+from skparse.datasets import load_api_docs
+
+texts, y = load_api_docs(return_X_y=True)
+parts = train_test_split(texts, y, test_size=0.25, stratify=y, random_state=0)
+vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype=np.float32)
+X, X_test = vectorizer.fit_transform(parts[0]), vectorizer.transform(parts[1])
+y, y_test = parts[2:]
+rows = []
+
+
+def measure(family, name, model, weights=None):
+    """Record accuracy, bytes and microseconds per row; ``weights`` is what a file has to hold."""
+    model.predict(X_test[:100])
+    start = perf_counter()
+    accuracy = model.score(X_test, y_test)
+    micros = (perf_counter() - start) / len(y_test) * 1e6
+    n_bytes = len(pickle.dumps(model if weights is None else weights, protocol=5))
+    rows.append((family, name, accuracy, n_bytes, micros))
+
+
+# %%
+# One fit of ours; `compress` makes smaller copies of it.
+ours = SparseExpertClassifier(random_state=0).fit(X, y)
+measure("sparse experts", "default, float32", ours)
+for dtype in ("float16", "int8"):
+    measure("sparse experts", f"default, {dtype}", ours.compress(dtype))
+density = ours.model_size().weight_density
+for share in (0.5, 0.25):
+    smaller = ours.compress("int8", density=share * density, X=X)
+    measure("sparse experts", f"{share:.0%} of the weights, int8", smaller)
+dense = SparseExpertClassifier(weight_density=1.0, random_state=0).fit(X, y)
+measure("sparse experts", "dense, float32", dense)
+
+# %%
+# Linear models, with the same freedom to be small: the weights of a file are those that are not
+# zero, as CSR where that is smaller.
+for name, model in {
+    "LogisticRegression(C=10)": LogisticRegression(C=10, max_iter=300),
+    "LinearSVC()": LinearSVC(),
+    "LinearSVC(l1)": LinearSVC(penalty="l1", C=10, dual=False, max_iter=200, tol=1e-2),
+}.items():
+    model.fit(X, y)
+    if model.coef_.dtype == np.float64:
+        measure(name, "float64", model)
+    model.coef_ = model.coef_.astype(np.float32)
+    measure(name, "float32", model)
+    for share in (0.1, 0.05):
+        kept = np.abs(model.coef_) >= np.quantile(np.abs(model.coef_), 1 - share)
+        model.coef_ = np.where(kept & (model.coef_ != 0), model.coef_, np.float32(0))
+        stored = (sparse.csr_array(model.coef_), model.intercept_)
+        measure(name, f"largest {share:.0%}, float32", model, stored)
+
+# %%
+# Left and low is better; a marker's size is the time of a prediction.
+print(f"{'model':26} {'variant':26} {'accuracy':>8} {'bytes':>12} {'us/row':>7}")
+figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+for family in dict.fromkeys(row[0] for row in rows):
+    mine = [row for row in rows if row[0] == family]
+    for _, name, accuracy, n_bytes, micros in mine:
+        print(f"{family:26} {name:26} {accuracy:8.3f} {n_bytes:12,d} {micros:7.1f}")
+    sizes = [10 + 8 * row[4] for row in mine]
+    axis.scatter(
+        [row[3] for row in mine], [row[2] for row in mine], s=sizes, alpha=0.7, label=family
+    )
+axis.set(xscale="log", xlabel="bytes of the saved model", ylabel="test accuracy")
+axis.grid(alpha=0.3)
+axis.legend(loc="lower right")
+figure.savefig("model_size.png", dpi=120)
