@@ -87,5 +87,5 @@ for family in dict.fromkeys(row[0] for row in rows):
     )
 axis.set(xscale="log", xlabel="bytes of the saved model", ylabel="test accuracy")
 axis.grid(alpha=0.3)
-axis.legend(loc="lower right")
+figure.legend(loc="outside upper center", ncols=4, markerscale=0.5)
 figure.savefig("model_size.png", dpi=120)
