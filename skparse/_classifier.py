@@ -341,7 +341,7 @@ class SparseExpertClassifier(
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Learn from the next samples of a stream.
 
-        Each call makes one pass over its samples; features that were not seen before are
+        Each call visits its samples three times; features that were not seen before are
         connected on the way.
 
         Parameters
@@ -363,8 +363,14 @@ class SparseExpertClassifier(
         Raises
         ------
         ValueError
-            If the input is invalid; the estimator is left as it was.
+            If the input is invalid, or ``class_weight="balanced"``; the estimator is left as
+            it was.
         """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not possible in partial_fit: a batch does not tell the "
+                "balance of the stream. Pass a dict of weights instead."
+            )
         with self._unchanged_on_error():
             first_call = not hasattr(self, "router_coef_")
             if first_call and classes is None:

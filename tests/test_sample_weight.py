@@ -132,3 +132,10 @@ def test_the_weight_that_a_model_has_seen_is_recorded(documents):
     model = fit(X, y, weight)
     assert model.t_ == pytest.approx(weight.sum())
     assert model.partial_fit(X[:100], y[:100]).t_ == pytest.approx(weight.sum() + 100)
+
+
+def test_a_stream_refuses_weights_that_need_all_samples():
+    X, y = np.eye(4), np.arange(4)
+    model = SparseExpertClassifier(class_weight="balanced")
+    with pytest.raises(ValueError, match="class_weight='balanced' is not possible in partial_fit"):
+        model.partial_fit(X, y, classes=y)
