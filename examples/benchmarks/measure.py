@@ -47,6 +47,8 @@ def microseconds_for_one_row(call, rows, n_rows, n_calls=200, budget=10.0):
 class PeakMemory:
     """Context manager: the most memory held inside, in `extra_bytes` over what was held before.
 
+    `total_bytes` is that of the whole process, interpreter and libraries included.
+
     On Linux the kernel's high-water mark is reset on entry, so the figure is good to a fraction
     of a megabyte and includes everything a call allocates, whatever the library. Elsewhere the
     mark is that of the whole life of the process, so the figure is a lower bound.
@@ -65,7 +67,8 @@ class PeakMemory:
 
     def __exit__(self, *exception):
         """Read the mark."""
-        self.extra_bytes = _high_water_bytes() - self._before
+        self.total_bytes = _high_water_bytes()
+        self.extra_bytes = self.total_bytes - self._before
 
 
 def _high_water_bytes():
