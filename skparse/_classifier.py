@@ -368,8 +368,8 @@ class SparseExpertClassifier(
         """
         if self.class_weight == "balanced":
             raise ValueError(
-                "class_weight='balanced' is not possible in partial_fit: a batch does not tell the "
-                "balance of the stream. Pass a dict of weights instead."
+                "class_weight='balanced' is not possible in partial_fit: a batch does not tell "
+                "the balance of the stream. Pass a dict of weights instead."
             )
         with self._unchanged_on_error():
             first_call = not hasattr(self, "router_coef_")
@@ -437,8 +437,8 @@ class SparseExpertClassifier(
             one, but for multilabel targets, where each label has its own probability.
         """
         X, model = self._check_prediction(X)
-        logits = prediction.compute_logits(X, *model)
-        return prediction.sigmoid(logits) if self._multilabel else prediction.softmax(logits)
+        link = prediction.sigmoid if self._multilabel else prediction.softmax
+        return prediction.compute_logits(X, *model, link=link)
 
     def predict_proba_path(self, X, top_ks):
         """Predict probabilities at several sparsity levels in one pass.
@@ -649,11 +649,11 @@ class SparseExpertClassifier(
         )
 
     def _check_prediction(self, X):
-        """Validate X; returns (X, (parameters, K, engine, n_threads))."""
+        """Validate X; returns (X, (parameters, K, engine, n_jobs))."""
         check_is_fitted(self)
         X = inputs.check_features(self, X)
         engine = choose_engine(self.engine, self.device)
-        return X, (self._parameters(), self._checked_top_k(), engine, self._n_threads())
+        return X, (self._parameters(), self._checked_top_k(), engine, self.n_jobs)
 
     def _checked_top_k(self):
         """Return the current K, at most the number of experts; raises if it was not trained."""
@@ -663,9 +663,6 @@ class SparseExpertClassifier(
                 f"integer in [1, {self.top_k_}]; fit again to raise it."
             )
         return min(int(self.top_k), self.n_experts_)
-
-    def _n_threads(self):
-        return effective_n_jobs(self.n_jobs)
 
     @contextmanager
     def _unchanged_on_error(self):
@@ -728,7 +725,7 @@ class SparseExpertClassifier(
             early_stopping=self.early_stopping,
             full_batch=batch_size == n and not in_stream,
             in_stream=in_stream,
-            n_threads=self._n_threads(),
+            n_threads=effective_n_jobs(self.n_jobs),
             multilabel=multilabel,
             score_map=choose_score_map(n_classes, multilabel),
             opposite_pair=(
@@ -746,11 +743,11 @@ class SparseExpertClassifier(
         """Accuracy of `ModelParameters` on the held-out samples, or None without them."""
         if held_out is None:
             return None
-        X, n_threads = held_out.X, self._n_threads()
+        X = held_out.X
 
         def score(parameters):
             top_k = min(self.top_k, len(parameters.router_intercept))
-            model = (parameters, top_k, engine, n_threads)
+            model = (parameters, top_k, engine, self.n_jobs)
             if multilabel:
                 said = prediction.compute_logits(X, *model) > 0
                 return float((said == held_out.labels.toarray()).all(axis=1).mean())
@@ -778,4 +775,4 @@ class SparseExpertClassifier(
 
     def _count_load(self, X, engine):
         top_k = min(self.top_k_, self.n_experts_)
-        return prediction.count_load(X, self._parameters(), top_k, engine, self._n_threads())
+        return prediction.count_load(X, self._parameters(), top_k, engine, self.n_jobs)

@@ -172,8 +172,17 @@ def connect(data, weight_density, random_state):
         count = _count_for_density(data.exposure, weight_density)
     sums = with_absences(sums, data.exposure, count)
     sums = drop_features(sums, data.class_experts, FEATURE_DROPOUT, random_state)
+    sums = in_small_integers(sums)
     margins = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry)
     return with_values(sums, margins)
+
+
+def in_small_integers(matrix):
+    """Sort a CSR array and hold its pattern in 32-bit integers where they suffice."""
+    matrix.sort_indices()
+    index = np.int32 if matrix.nnz <= np.iinfo(np.int32).max else np.int64
+    parts = matrix.data, matrix.indices.astype(index), matrix.indptr.astype(index)
+    return sparse.csr_array(parts, shape=matrix.shape)
 
 
 def _count_for_density(exposure, weight_density):
@@ -197,8 +206,7 @@ def connect_more(parameters, data, exposure):
     sums = feature_sums(data.X, data.sample_weight, data.row_experts)
     sums = with_absences(sums, exposure)
     old = parameters.router
-    union = (sums + with_values(old, np.ones_like(old.data))).tocsr()
-    union.sort_indices()
+    union = in_small_integers(sums + with_values(old, np.ones_like(old.data)))
     values = np.zeros(union.nnz, old.dtype)
     values[np.searchsorted(_keys(union), _keys(old))] = old.data
     return parameters._replace(router=with_values(union, values))

@@ -6,7 +6,13 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
+from sklearn.utils.validation import (
+    _check_n_features,
+    _check_sample_weight,
+    check_array,
+    column_or_1d,
+    validate_data,
+)
 
 DTYPES = (np.float64, np.float32)
 
@@ -20,11 +26,15 @@ class Samples(NamedTuple):
 
 
 def check_features(estimator, X):
-    """Validate the X of a prediction: a CSR array in the dtype of the fitted model."""
-    X = validate_data(
-        estimator, X, reset=False, accept_sparse="csr", dtype=estimator.router_coef_.dtype
-    )
-    return as_csr(X)
+    """Validate the X of a prediction: CSR in the dtype of the fitted model."""
+    options = {"accept_sparse": "csr", "dtype": estimator.router_coef_.dtype}
+    if sparse.issparse(X) and not hasattr(estimator, "feature_names_in_"):
+        # What validate_data does, but for looking for feature names, which no sparse X has:
+        # that takes a fifth of the time of predicting one row.
+        X = check_array(X, estimator=estimator, input_name="X", **options)
+        _check_n_features(estimator, X, reset=False)
+        return X
+    return as_csr(validate_data(estimator, X, reset=False, **options))
 
 
 def check_levels(top_ks, largest=None):

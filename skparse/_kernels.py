@@ -3,8 +3,9 @@
 The router weights are sparse: feature ``j`` is connected to the experts
 ``router_indices[router_indptr[j]:router_indptr[j + 1]]`` and to no other. All kernels
 work on that one representation; a dense router is the pattern in which every feature
-is connected to every expert. Nothing here allocates n_samples x n_experts, and no
-kernel takes a lock or a global setting, so any number of Python threads may run them.
+is connected to every expert. The experts of a feature are in ascending order. Nothing
+here allocates n_samples x n_experts, and no kernel takes a lock or a global setting, so
+any number of Python threads may run them.
 
 `skparse._torch_engine` computes the same functions with PyTorch.
 """
@@ -24,21 +25,43 @@ _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 @njit(**_OPTIONS)
 def _add_scores(h, x_indices, x_data, start, stop, indptr, indices, values):
     """Add ``x @ router`` of one row to ``h``."""
+    n_experts = uint64(h.shape[0])
     for t in range(uint64(start), uint64(stop)):
         x = x_data[t]
         j = uint64(x_indices[t])
-        for p in range(uint64(indptr[j]), uint64(indptr[j + uint64(1)])):
-            h[uint64(indices[p])] += x * values[p]
+        first, last = uint64(indptr[j]), uint64(indptr[j + uint64(1)])
+        if last - first == n_experts:  # connected to all, in order: no index to look up
+            for e in range(n_experts):
+                h[e] += x * values[first + e]
+        else:
+            for p in range(first, last):
+                h[uint64(indices[p])] += x * values[p]
 
 
 @njit(**_OPTIONS)
-def _subtract_products(by, x_indices, x_data, start, stop, indptr, indices, values):
-    """Subtract the outer product of one row and ``by`` (n_experts,) from the router weights."""
+def _subtract_products(
+    by, moved, n_moved, x_indices, x_data, start, stop, indptr, indices, values
+):
+    """Subtract the outer product of one row and ``by`` (n_experts,) from the router weights.
+
+    Only the first ``n_moved`` experts listed in ``moved`` have a value other than zero.
+    """
+    n_experts = uint64(by.shape[0])
+    few = 8 * n_moved < by.shape[0]
     for t in range(uint64(start), uint64(stop)):
         x = x_data[t]
         j = uint64(x_indices[t])
-        for p in range(uint64(indptr[j]), uint64(indptr[j + uint64(1)])):
-            values[p] -= x * by[uint64(indices[p])]
+        first, last = uint64(indptr[j]), uint64(indptr[j + uint64(1)])
+        if last - first < n_experts:
+            for p in range(first, last):
+                values[p] -= x * by[uint64(indices[p])]
+        elif few:
+            for q in range(n_moved):
+                e = uint64(moved[q])
+                values[first + e] -= x * by[e]
+        else:
+            for e in range(n_experts):
+                values[first + e] -= x * by[e]
 
 
 @njit(**_OPTIONS)
@@ -111,6 +134,7 @@ def linear_epoch(X, rows, labels, pattern, values, bias, clock, batch_size):
     zero, one, two, four = kind(0), kind(1), kind(2), kind(4)
     x0 = kind(bias_feature)
     steps = np.empty((batch_size, bias.shape[0]), values.dtype)
+    moved = np.empty(bias.shape[0], np.int64)
     scale = 1.0
     for first in range(0, order.shape[0], batch_size):
         size = min(batch_size, order.shape[0] - first)
@@ -143,24 +167,26 @@ def linear_epoch(X, rows, labels, pattern, values, bias, clock, batch_size):
         scale *= 1.0 - batch_weight / (seen + offset)
         for r in range(size):
             i = order[first + r]
-            if _move_bias(bias, steps[r], x0, kind(1.0 / scale)):
+            n_moved = _move_bias(bias, steps[r], x0, kind(1.0 / scale), moved)
+            if n_moved > 0:
                 _subtract_products(
-                    steps[r], x_indices, x_data, x_indptr[i], x_indptr[i + 1], indptr, indices,
-                    values,
+                    steps[r], moved, n_moved, x_indices, x_data, x_indptr[i], x_indptr[i + 1],
+                    indptr, indices, values,
                 )  # fmt: skip
     return scale
 
 
 @njit(**_OPTIONS)
-def _move_bias(bias, step, x0, unscale):
-    """Move the bias by one row's step and unscale the step; returns whether it is nonzero."""
-    moved = False
+def _move_bias(bias, step, x0, unscale, moved):
+    """Move the bias by one row's step and unscale the step; lists and counts who moved."""
+    n_moved = 0
     for e in range(step.shape[0]):
         if step[e] != 0:
-            moved = True
+            moved[n_moved] = e
+            n_moved += 1
             bias[e] -= x0 * step[e]
             step[e] *= unscale
-    return moved
+    return n_moved
 
 
 @njit(**_OPTIONS)
@@ -244,7 +270,9 @@ def _intercept_outputs(intercept, multilabel, base):
     a row without labels. Computed once a batch, so that a row visits only the classes its
     kept experts are connected to.
     """
-    largest = intercept.max()
+    largest = intercept[0]
+    for c in range(1, intercept.shape[0]):
+        largest = max(largest, intercept[c])
     total = intercept.dtype.type(0)
     loss = 0.0
     for c in range(intercept.shape[0]):
@@ -299,7 +327,7 @@ def _router_update(X, i, router, router_intercept, kept, moves, count, unscale, 
         by[kept[q]] = moves[q] * unscale
         router_intercept[kept[q]] -= bias_square * moves[q]
     _subtract_products(
-        by, x_indices, x_data, x_indptr[i], x_indptr[i + 1], indptr, indices, values
+        by, kept, count, x_indices, x_data, x_indptr[i], x_indptr[i + 1], indptr, indices, values
     )
     for q in range(count):
         by[kept[q]] = 0
@@ -345,7 +373,9 @@ def nested_epoch(
     bias_square, output_rate = kind(rates[0]), kind(rates[1])
     shrink, scale = rates[2], rates[3]
     n_experts, n_classes = router_intercept.shape[0], intercept.shape[0]
-    widest = max(1, grids.max())
+    widest = 1
+    for b in range(grids.shape[0]):
+        widest = max(widest, grids[b])
     h = np.empty(n_experts, r_values.dtype)
     by = np.zeros(n_experts, r_values.dtype)
     kept = np.empty((batch_size, widest), np.int64)

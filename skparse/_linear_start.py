@@ -129,7 +129,7 @@ def _cut_columns(matrix, inside, first, last):
     """Cut out the columns ``first`` to ``last``, whose entries ``inside`` marks."""
     before = np.concatenate([[0], np.cumsum(inside)])
     indptr = before[matrix.indptr].astype(matrix.indptr.dtype)
-    parts = matrix.data[inside], matrix.indices[inside] - first, indptr
+    parts = matrix.data[inside], matrix.indices[inside] - matrix.indices.dtype.type(first), indptr
     return sparse.csr_array(parts, shape=(matrix.shape[0], last - first))
 
 

@@ -1,34 +1,43 @@
 """Predictions for many rows: blocks, threads, any K."""
 
 import numpy as np
+from joblib import effective_n_jobs
 from scipy import sparse
 
 from ._parameters import csr_parts
 from ._threads import map_threads
 
-# Rows per block: its logits stay in the cache, and threads have enough to share.
+# Rows and numbers per block: its logits stay in the cache, and threads have enough to share.
 BLOCK_ROWS = 1024
+BLOCK_LOGITS = 2**17
 
 
-def run_blocks(function, n_rows, n_threads):
+def run_blocks(function, n_rows, n_columns, n_jobs):
     """Call ``function(first, last)`` for blocks of rows, in threads if there are several."""
-    firsts = range(0, n_rows, BLOCK_ROWS)
-    lasts = [min(first + BLOCK_ROWS, n_rows) for first in firsts]
+    size = max(32, min(BLOCK_ROWS, BLOCK_LOGITS // n_columns))
+    firsts = range(0, n_rows, size)
+    lasts = [min(first + size, n_rows) for first in firsts]
+    n_threads = effective_n_jobs(n_jobs) if len(firsts) > 1 else 1
     return map_threads(function, firsts, lasts, n_threads=n_threads)
 
 
-def compute_logits(X, parameters, top_k, engine, n_threads):
-    """Logits of all rows, (n_samples, n_classes) in the dtype of the model."""
+def compute_logits(X, parameters, top_k, engine, n_jobs, link=None):
+    """Logits of all rows, (n_samples, n_classes) in the dtype of the model.
+
+    ``link`` turns a block of logits into what is wanted of them, in place.
+    """
     out = np.empty((X.shape[0], len(parameters.intercept)), parameters.dtype)
 
     def fill(first, last):
         _logits_of_block(X, first, last, parameters, top_k, engine, out[first:last])
+        if link is not None:
+            link(out[first:last])
 
-    run_blocks(fill, X.shape[0], n_threads)
+    run_blocks(fill, *out.shape, n_jobs)
     return out
 
 
-def compute_logits_path(X, parameters, top_ks, engine, n_threads):
+def compute_logits_path(X, parameters, top_ks, engine, n_jobs):
     """Logits of all rows at every K of an ascending list, (n_top_ks, n_samples, n_classes)."""
     shape = len(top_ks), X.shape[0], len(parameters.intercept)
     out = np.empty(shape, parameters.dtype)
@@ -41,11 +50,11 @@ def compute_logits_path(X, parameters, top_ks, engine, n_threads):
             csr_parts(X), first, last, router, expert, parameters.intercepts, levels, block
         )
 
-    run_blocks(fill, X.shape[0], n_threads)
+    run_blocks(fill, *shape[1:], n_jobs)
     return out
 
 
-def compute_best_class(X, parameters, top_k, engine, n_threads):
+def compute_best_class(X, parameters, top_k, engine, n_jobs):
     """Position of the largest logit of every row, (n_samples,), without storing the logits."""
     best = np.empty(X.shape[0], np.intp)
 
@@ -54,7 +63,7 @@ def compute_best_class(X, parameters, top_k, engine, n_threads):
         _logits_of_block(X, first, last, parameters, top_k, engine, logits)
         logits.argmax(axis=1, out=best[first:last])
 
-    run_blocks(fill, X.shape[0], n_threads)
+    run_blocks(fill, X.shape[0], len(parameters.intercept), n_jobs)
     return best
 
 
@@ -71,14 +80,14 @@ def _logits_of_block(X, first, last, parameters, top_k, engine, out):
     )
 
 
-def compute_codes(X, parameters, top_k, engine, n_threads):
+def compute_codes(X, parameters, top_k, engine, n_jobs):
     """Gate weights of the kept experts, a CSR array (n_samples, n_experts)."""
 
     def codes(first, last):
         indices, weights, used = _codes_of_block(X, first, last, parameters, top_k, engine)
         return indices[used], weights[used], used.sum(axis=1)
 
-    blocks = run_blocks(codes, X.shape[0], n_threads)
+    blocks = run_blocks(codes, X.shape[0], top_k, n_jobs)
     indices, weights, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     indptr = np.concatenate([[0], np.cumsum(counts)])
     shape = X.shape[0], len(parameters.router_intercept)
@@ -87,7 +96,7 @@ def compute_codes(X, parameters, top_k, engine, n_threads):
     return codes
 
 
-def count_load(X, parameters, top_k, engine, n_threads):
+def count_load(X, parameters, top_k, engine, n_jobs):
     """Count the rows that keep each expert, (n_experts,)."""
     n_experts = len(parameters.router_intercept)
 
@@ -95,7 +104,7 @@ def count_load(X, parameters, top_k, engine, n_threads):
         indices, _, used = _codes_of_block(X, first, last, parameters, top_k, engine)
         return np.bincount(indices[used], minlength=n_experts)
 
-    return np.sum(run_blocks(count, X.shape[0], n_threads), axis=0)
+    return np.sum(run_blocks(count, X.shape[0], top_k, n_jobs), axis=0)
 
 
 def _codes_of_block(X, first, last, parameters, top_k, engine):

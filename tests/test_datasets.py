@@ -285,7 +285,10 @@ def test_the_same_text_counts_once_and_not_at_all_in_two_modules(tmp_path, monke
         gzip.compress(json.dumps([["name", "module", 3]]).encode()),
         gzip.compress(json.dumps([1, 2]).encode()),
     ],
-)
+    ids=[
+        "empty", "no gzip", "cut gzip", "cut json", "no text", "no list", "wrong types", "no rows",
+    ],
+)  # fmt: skip
 def test_a_damaged_cache_is_rebuilt(damaged, tmp_path, parsed_packages):
     expected = load_api_docs(data_home=tmp_path)
     (path,) = tmp_path.iterdir()
