@@ -2,6 +2,9 @@
 
 import os
 
+# The gallery looks up the names in its examples, among them HalvingGridSearchCV.
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+
 from skparse import __version__
 
 project = "skparse"

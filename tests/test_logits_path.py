@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import PROBLEMS, draw_problem, run_logits
 
@@ -38,6 +39,15 @@ def test_the_path_of_an_engine_equals_its_separate_logits(name, engine, dtype):
     path = run_path(engine, problem, top_ks)
     for top_k, logits in zip(top_ks, path, strict=True):
         assert_allclose(logits, run_logits(_kernels, problem, top_k), **TOLERANCE[dtype])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_path_on_a_gpu_equals_that_of_the_kernel(name):
+    problem = draw_problem(**PROBLEMS[name])
+    top_ks = [1, 2, problem.n_experts]
+    on_gpu, on_cpu = (run_path(e, problem, top_ks) for e in (TorchEngine("cuda"), _kernels))
+    assert_allclose(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)

@@ -1,0 +1,75 @@
+"""
+Tune with successive halving and with Optuna
+============================================
+
+`top_k` together with `n_experts` and `weight_density`: first with scikit-learn's
+:class:`~sklearn.model_selection.HalvingGridSearchCV`, which fits every candidate, then with
+`Optuna <https://optuna.org>`_, an optional package (``pip install optuna``). There every trial is
+a :class:`~skparse.model_selection.SparseExpertClassifierCV`: as one fit serves every K, `top_k`
+need not be among the parameters that are searched.
+"""
+
+import numpy as np
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.model_selection import HalvingGridSearchCV, train_test_split
+
+from skparse import SparseExpertClassifier
+from skparse.datasets import load_api_docs
+from skparse.model_selection import SparseExpertClassifierCV
+
+docs = load_api_docs()
+text_train, text_test, y_train, y_test = train_test_split(
+    docs.data, docs.target_names[docs.target], stratify=docs.target, random_state=0
+)
+vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype=np.float32)
+X_train, X_test = vectorizer.fit_transform(text_train), vectorizer.transform(text_test)
+
+# %%
+# Successive halving
+# ------------------
+# All candidates start with a part of the texts, the better half goes on with twice as many.
+
+halving = HalvingGridSearchCV(
+    SparseExpertClassifier(random_state=0),
+    {"top_k": [1, 4, 16], "n_experts": ["auto", 92], "weight_density": ["auto", 0.02]},
+    cv=3,
+    factor=2,
+    min_resources=600,
+    random_state=0,
+)
+halving.fit(X_train, y_train)
+print(f"halving: {halving.best_params_}, accuracy {halving.score(X_test, y_test):.3f}")
+
+# %%
+# Optuna
+# ------
+# A trial draws `n_experts` and `weight_density`; the search inside it finds `top_k`.
+
+try:
+    import optuna
+except ImportError:
+    raise SystemExit("The rest of this example needs Optuna: pip install optuna") from None
+
+
+def cross_validate(trial):
+    search = SparseExpertClassifierCV(
+        cv=3,
+        scoring="neg_log_loss",
+        refit=False,
+        n_experts=trial.suggest_int("n_experts", 23, 230, log=True),
+        weight_density=trial.suggest_float("weight_density", 0.005, 0.2, log=True),
+        random_state=0,
+    ).fit(X_train, y_train)
+    trial.set_user_attr("top_k", search.top_k_)
+    return search.best_score_
+
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+study.optimize(cross_validate, n_trials=10)
+top_k = study.best_trial.user_attrs["top_k"]
+classifier = SparseExpertClassifier(top_k=32, random_state=0, **study.best_params)
+classifier.fit(X_train, y_train).set_params(top_k=top_k)
+print(f"Optuna: {study.best_params}, top_k={top_k}, log loss {-study.best_value:.3f}, "
+      f"accuracy {classifier.score(X_test, y_test):.3f}")  # fmt: skip

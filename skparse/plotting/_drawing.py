@@ -1,0 +1,31 @@
+"""What all displays need: axes, colours, and the classifier inside what they are given."""
+
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+# Two colours that stay apart in grey and for colour-blind readers.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+
+
+def choose_axes(ax):
+    """Return the given axes, or those of a new figure."""
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            'Displays need matplotlib, the extra "plot": pip install "skparse[plot]".'
+        ) from error
+    return plt.subplots(figsize=(6.4, 4.2), layout="constrained")[1]
+
+
+def find_classifier(estimator, X=None):
+    """Find the fitted classifier in searches and pipelines; returns (classifier, X for it)."""
+    check_is_fitted(estimator)
+    if hasattr(estimator, "best_estimator_"):
+        return find_classifier(estimator.best_estimator_, X)
+    if isinstance(estimator, Pipeline):
+        X = X if X is None or len(estimator) == 1 else estimator[:-1].transform(X)
+        return find_classifier(estimator[-1], X)
+    return estimator, X
