@@ -437,8 +437,9 @@ class SparseExpertClassifier(
             one, but for multilabel targets, where each label has its own probability.
         """
         X, model = self._check_prediction(X)
-        link = prediction.sigmoid if self._multilabel else prediction.softmax
-        return prediction.compute_logits(X, *model, link=link)
+        if self._multilabel:
+            return prediction.sigmoid(prediction.compute_logits(X, *model))
+        return prediction.compute_probabilities(X, *model)
 
     def predict_proba_path(self, X, top_ks):
         """Predict probabilities at several sparsity levels in one pass.

@@ -101,8 +101,16 @@ def measure_exposure(data):
 
 def _weight_per_column(matrix, row_weight):
     """Sum the weights of the rows that store an entry in each column."""
-    weight = np.repeat(row_weight.astype(np.float64), np.diff(matrix.indptr))
-    return np.bincount(matrix.indices, weight, minlength=matrix.shape[1])
+    totals = np.zeros(matrix.shape[1])
+    entries = max(2**20, matrix.shape[1])  # at a time: what is repeated stays small
+    cuts = np.searchsorted(matrix.indptr, np.arange(entries, matrix.nnz, entries))
+    edges = np.unique(np.concatenate([[0], cuts, [matrix.shape[0]]]))
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        indptr = matrix.indptr[first : last + 1]
+        weight = np.repeat(row_weight[first:last].astype(np.float64), np.diff(indptr))
+        indices = matrix.indices[indptr[0] : indptr[-1]]
+        totals += np.bincount(indices, weight, minlength=matrix.shape[1])
+    return totals
 
 
 def with_absences(sums, exposure, count=ABSENCE_COUNT):

@@ -483,6 +483,45 @@ def logits(X, first, last, router, expert, intercepts, top_k, out):
 
 
 @njit(**_OPTIONS)
+def probabilities(X, first, last, router, expert, intercepts, top_k, out):
+    """Write softmax(W h_sparse + b2) of rows ``first`` to ``last`` to ``out``.
+
+    Only the logits of classes that a kept expert is connected to are exponentiated; the others
+    share the factor by which b2 alone would be scaled.
+    """
+    x_indptr, x_indices, x_data = X
+    r_indptr, r_indices, r_values = router
+    router_intercept, intercept = intercepts
+    n_classes = intercept.shape[0]
+    h = np.empty(router_intercept.shape[0], r_values.dtype)
+    kept = np.empty(top_k, np.int64)
+    gate = np.empty(top_k, r_values.dtype)
+    z = np.empty(n_classes, r_values.dtype)
+    base = np.empty(n_classes, r_values.dtype)
+    touched = np.empty(n_classes, np.int64)
+    is_touched = np.zeros(n_classes, np.bool_)
+    base_total, base_max, _ = _intercept_outputs(intercept, False, base)
+    for i in range(first, last):
+        for e in range(h.shape[0]):
+            h[e] = router_intercept[e]
+        _add_scores(
+            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
+        )
+        count = _keep_top(h, top_k, kept)
+        if count > 0:
+            _gate(h, kept, count, gate)
+        n_touched = _touched_logits(kept, gate, count, expert, intercept, z, touched, is_touched)
+        n_touched = _touch_rest(intercept, z, touched, n_touched, is_touched, base, base_total)
+        factor = _softmax_residual(z, touched, n_touched, base, base_total, base_max)
+        row = out[i - first]
+        for c in range(n_classes):
+            row[c] = base[c] * factor
+        for q in range(n_touched):
+            row[touched[q]] = z[touched[q]]
+            is_touched[touched[q]] = False
+
+
+@njit(**_OPTIONS)
 def logits_path(X, first, last, router, expert, intercepts, top_ks, out):
     """Write the logits of rows ``first`` to ``last`` at every K in one pass over each row.
 

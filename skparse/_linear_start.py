@@ -63,9 +63,10 @@ def measure_geometry(X, sample_weight):
 
 def squared_norms(X):
     """Squared Euclidean norm of every row of a CSR matrix, (n_samples,) in its dtype."""
-    squares = np.append(X.data * X.data, X.dtype.type(0))
-    norms = np.add.reduceat(squares, X.indptr[:-1])
-    norms[np.diff(X.indptr) == 0] = 0
+    filled = np.diff(X.indptr) > 0
+    norms = np.zeros(X.shape[0], X.dtype)
+    if filled.any():
+        norms[filled] = np.add.reduceat(X.data * X.data, X.indptr[:-1][filled])
     return norms
 
 

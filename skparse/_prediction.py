@@ -21,17 +21,21 @@ def run_blocks(function, n_rows, n_columns, n_jobs):
     return map_threads(function, firsts, lasts, n_threads=n_threads)
 
 
-def compute_logits(X, parameters, top_k, engine, n_jobs, link=None):
-    """Logits of all rows, (n_samples, n_classes) in the dtype of the model.
+def compute_logits(X, parameters, top_k, engine, n_jobs):
+    """Logits of all rows, (n_samples, n_classes) in the dtype of the model."""
+    return _fill_rows(engine.logits, X, parameters, top_k, n_jobs)
 
-    ``link`` turns a block of logits into what is wanted of them, in place.
-    """
+
+def compute_probabilities(X, parameters, top_k, engine, n_jobs):
+    """Softmax of the logits of all rows, (n_samples, n_classes) in the dtype of the model."""
+    return _fill_rows(engine.probabilities, X, parameters, top_k, n_jobs)
+
+
+def _fill_rows(write, X, parameters, top_k, n_jobs):
     out = np.empty((X.shape[0], len(parameters.intercept)), parameters.dtype)
 
     def fill(first, last):
-        _logits_of_block(X, first, last, parameters, top_k, engine, out[first:last])
-        if link is not None:
-            link(out[first:last])
+        _write_block(write, X, first, last, parameters, top_k, out[first:last])
 
     run_blocks(fill, *out.shape, n_jobs)
     return out
@@ -60,15 +64,15 @@ def compute_best_class(X, parameters, top_k, engine, n_jobs):
 
     def fill(first, last):
         logits = np.empty((last - first, len(parameters.intercept)), parameters.dtype)
-        _logits_of_block(X, first, last, parameters, top_k, engine, logits)
+        _write_block(engine.logits, X, first, last, parameters, top_k, logits)
         logits.argmax(axis=1, out=best[first:last])
 
     run_blocks(fill, X.shape[0], len(parameters.intercept), n_jobs)
     return best
 
 
-def _logits_of_block(X, first, last, parameters, top_k, engine, out):
-    engine.logits(
+def _write_block(write, X, first, last, parameters, top_k, out):
+    write(
         csr_parts(X),
         first,
         last,

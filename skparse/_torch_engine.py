@@ -97,6 +97,12 @@ class TorchEngine:
             h = network.router_scores(*self._batch(X, first, last))
             out[:] = network.logits_path(h, top_ks.tolist()).cpu().numpy()
 
+    def probabilities(self, X, first, last, router, expert, intercepts, top_k, out):
+        network = self._network(router, expert, intercepts)
+        with torch.no_grad():
+            h = network.router_scores(*self._batch(X, first, last))
+            out[:] = torch.softmax(network.logits(h, top_k), dim=1).cpu().numpy()
+
     def codes(
         self, X, first, last, router, router_intercept, top_k, expert_indices, expert_weights,
         counts,

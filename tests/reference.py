@@ -378,12 +378,12 @@ def run_linear_epoch(engine, arguments):
     return scale * values, bias
 
 
-def run_logits(engine, problem, top_k, first=0, last=None):
-    """Logits that an engine computes for rows ``first`` to ``last``."""
+def run_logits(engine, problem, top_k, first=0, last=None, *, write="logits"):
+    """Logits (or what else ``write`` names) that an engine computes for some rows."""
     last = problem.n_samples if last is None else last
     parameters = problem.parameters
     out = np.full((last - first, len(parameters.intercept)), np.nan, parameters.dtype)
-    engine.logits(
+    getattr(engine, write)(
         problem.X, first, last, problem.router, problem.expert, parameters.intercepts, top_k, out
     )
     return out

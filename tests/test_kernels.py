@@ -46,7 +46,7 @@ def assert_same_epoch(actual, expected, **tolerance):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_logits_equal_the_reference_at_every_k(name, dtype):
+def test_logits_and_probabilities_equal_the_reference_at_every_k(name, dtype):
     problem = draw_problem(**PROBLEMS[name], dtype=dtype)
     rows = range(problem.n_samples)
     for top_k in levels_of(problem):
@@ -56,6 +56,10 @@ def test_logits_equal_the_reference_at_every_k(name, dtype):
         actual = run_logits(_kernels, problem, top_k)
         assert actual.dtype == dtype
         assert_allclose(actual, expected, **TOLERANCE[dtype])
+        likely = [reference.softmax(list(z)) for z in expected]
+        actual = run_logits(_kernels, problem, top_k, write="probabilities")
+        assert actual.dtype == dtype
+        assert_allclose(actual, likely, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -52,8 +52,12 @@ def test_logits_and_codes_equal_the_kernels(name, dtype, device):
     problem = draw_problem(**PROBLEMS[name], dtype=dtype)
     tolerance = tolerance_of(dtype, device)
     for top_k in (1, 2, problem.n_experts):
-        mine, theirs = (run_logits(e, problem, top_k) for e in (TorchEngine(device), _kernels))
-        assert_same_arrays([mine], [theirs], **tolerance)
+        for write in ("logits", "probabilities"):
+            mine, theirs = (
+                run_logits(engine, problem, top_k, write=write)
+                for engine in (TorchEngine(device), _kernels)
+            )
+            assert_same_arrays([mine], [theirs], **tolerance)
         mine, theirs = (run_codes(e, problem, top_k) for e in (TorchEngine(device), _kernels))
         assert [list(row) for row in mine] == [list(row) for row in theirs]
         weights = [[value for row in rows for value in row.values()] for rows in (mine, theirs)]
