@@ -7,17 +7,23 @@ from scipy import sparse
 from ._parameters import csr_parts
 from ._threads import map_threads
 
-# Rows and numbers per block: its logits stay in the cache, and threads have enough to share.
-BLOCK_ROWS = 1024
-BLOCK_LOGITS = 2**17
+# Fewer rows than this are not worth a thread.
+ROWS_PER_THREAD = 512
+# Numbers that a block may need for itself: they stay in the cache.
+BLOCK_NUMBERS = 2**18
 
 
-def run_blocks(function, n_rows, n_columns, n_jobs):
-    """Call ``function(first, last)`` for blocks of rows, in threads if there are several."""
-    size = max(32, min(BLOCK_ROWS, BLOCK_LOGITS // n_columns))
+def run_blocks(function, n_rows, n_jobs, n_scratch=0):
+    """Call ``function(first, last)`` for blocks of rows, in threads if there are enough.
+
+    ``n_scratch`` is how many numbers a row needs beside what is returned; it limits the blocks.
+    """
+    n_threads = effective_n_jobs(n_jobs) if n_rows > ROWS_PER_THREAD else 1
+    # Two blocks per thread: one that is slower than the others does not keep all waiting.
+    size = n_rows if n_threads == 1 else -(-n_rows // (2 * n_threads))
+    size = max(1, min(size, BLOCK_NUMBERS // max(1, n_scratch)))
     firsts = range(0, n_rows, size)
     lasts = [min(first + size, n_rows) for first in firsts]
-    n_threads = effective_n_jobs(n_jobs) if len(firsts) > 1 else 1
     return map_threads(function, firsts, lasts, n_threads=n_threads)
 
 
@@ -37,7 +43,7 @@ def _fill_rows(write, X, parameters, top_k, n_jobs):
     def fill(first, last):
         _write_block(write, X, first, last, parameters, top_k, out[first:last])
 
-    run_blocks(fill, *out.shape, n_jobs)
+    run_blocks(fill, len(out), n_jobs)
     return out
 
 
@@ -54,7 +60,7 @@ def compute_logits_path(X, parameters, top_ks, engine, n_jobs):
             csr_parts(X), first, last, router, expert, parameters.intercepts, levels, block
         )
 
-    run_blocks(fill, *shape[1:], n_jobs)
+    run_blocks(fill, X.shape[0], n_jobs)
     return out
 
 
@@ -67,7 +73,7 @@ def compute_best_class(X, parameters, top_k, engine, n_jobs):
         _write_block(engine.logits, X, first, last, parameters, top_k, logits)
         logits.argmax(axis=1, out=best[first:last])
 
-    run_blocks(fill, X.shape[0], len(parameters.intercept), n_jobs)
+    run_blocks(fill, X.shape[0], n_jobs, n_scratch=len(parameters.intercept))
     return best
 
 
@@ -91,7 +97,7 @@ def compute_codes(X, parameters, top_k, engine, n_jobs):
         indices, weights, used = _codes_of_block(X, first, last, parameters, top_k, engine)
         return indices[used], weights[used], used.sum(axis=1)
 
-    blocks = run_blocks(codes, X.shape[0], top_k, n_jobs)
+    blocks = run_blocks(codes, X.shape[0], n_jobs, n_scratch=3 * top_k)
     indices, weights, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     indptr = np.concatenate([[0], np.cumsum(counts)])
     shape = X.shape[0], len(parameters.router_intercept)
@@ -108,7 +114,7 @@ def count_load(X, parameters, top_k, engine, n_jobs):
         indices, _, used = _codes_of_block(X, first, last, parameters, top_k, engine)
         return np.bincount(indices[used], minlength=n_experts)
 
-    return np.sum(run_blocks(count, X.shape[0], top_k, n_jobs), axis=0)
+    return np.sum(run_blocks(count, X.shape[0], n_jobs, n_scratch=3 * top_k), axis=0)
 
 
 def _codes_of_block(X, first, last, parameters, top_k, engine):
