@@ -19,7 +19,9 @@ from numpy import uint64
 
 # No fast-math: with it the compiler picks between versions of a loop by where the arrays lie,
 # and the same seed no longer gives the same bits. It gained nothing measurable.
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+# Only what Python calls is kept on disk: it contains the code of its helpers.
+_CACHED = {**_OPTIONS, "cache": True}
 
 
 @njit(**_OPTIONS)
@@ -101,7 +103,7 @@ def _gate(h, kept, count, weights):
         weights[q] /= total
 
 
-@njit(**_OPTIONS)
+@njit(**_CACHED)
 def linear_epoch(X, rows, labels, pattern, values, bias, clock, batch_size):
     """One pass of implicit stochastic gradient steps on one-vs-rest Huberised hinge losses.
 
@@ -333,7 +335,7 @@ def _router_update(X, i, router, router_intercept, kept, moves, count, unscale, 
         by[kept[q]] = 0
 
 
-@njit(**_OPTIONS)
+@njit(**_CACHED)
 def nested_epoch(
     X, order, labels, steps, router, expert, intercepts, grids, batch_size, rates, multilabel
 ):
@@ -455,7 +457,7 @@ def nested_epoch(
     return scale, loss
 
 
-@njit(**_OPTIONS)
+@njit(**_CACHED)
 def logits(X, first, last, router, expert, intercepts, top_k, out):
     """Write the logits of rows ``first`` to ``last`` to ``out`` (last - first, n_classes)."""
     x_indptr, x_indices, x_data = X
@@ -482,7 +484,7 @@ def logits(X, first, last, router, expert, intercepts, top_k, out):
                 z[e_indices[p]] += gate[q] * e_values[p]
 
 
-@njit(**_OPTIONS)
+@njit(**_CACHED)
 def probabilities(X, first, last, router, expert, intercepts, top_k, out):
     """Write softmax(W h_sparse + b2) of rows ``first`` to ``last`` to ``out``.
 
@@ -521,7 +523,7 @@ def probabilities(X, first, last, router, expert, intercepts, top_k, out):
             is_touched[touched[q]] = False
 
 
-@njit(**_OPTIONS)
+@njit(**_CACHED)
 def logits_path(X, first, last, router, expert, intercepts, top_ks, out):
     """Write the logits of rows ``first`` to ``last`` at every K in one pass over each row.
 
@@ -564,7 +566,7 @@ def logits_path(X, first, last, router, expert, intercepts, top_ks, out):
                 z[c] = intercept[c] + share * sums[c]
 
 
-@njit(**_OPTIONS)
+@njit(**_CACHED)
 def codes(X, first, last, router, router_intercept, top_k, expert_indices, expert_weights, counts):
     """Write the kept experts and their gate weights of rows ``first`` to ``last``."""
     x_indptr, x_indices, x_data = X
