@@ -74,7 +74,7 @@ for name, model in {
         measure(name, f"largest {share:.0%}, float32", model, stored)
 
 # %%
-# Left and low is better; a marker's size is the time of a prediction.
+# Left and high is better; a marker's size is the time of a prediction.
 print(f"{'model':26} {'variant':26} {'accuracy':>8} {'bytes':>12} {'us/row':>7}")
 figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
 for family in dict.fromkeys(row[0] for row in rows):
@@ -87,5 +87,5 @@ for family in dict.fromkeys(row[0] for row in rows):
     )
 axis.set(xscale="log", xlabel="bytes of the saved model", ylabel="test accuracy")
 axis.grid(alpha=0.3)
-figure.legend(loc="outside upper center", ncols=4, markerscale=0.5)
+figure.legend(loc="outside upper center", ncols=2)
 figure.savefig("model_size.png", dpi=120)
