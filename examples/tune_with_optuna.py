@@ -4,9 +4,9 @@ Tune with successive halving and with Optuna
 
 `top_k` together with `n_experts` and `weight_density`: first with scikit-learn's
 :class:`~sklearn.model_selection.HalvingGridSearchCV`, which fits every candidate, then with
-`Optuna <https://optuna.org>`_, an optional package (``pip install optuna``). There every trial is
-a :class:`~skparse.model_selection.SparseExpertClassifierCV`: as one fit serves every K, `top_k`
-need not be among the parameters that are searched.
+`Optuna <https://optuna.org>`_, which the extra ``optuna`` installs. There every trial is a
+:class:`~skparse.model_selection.SparseExpertClassifierCV`: as one fit serves every K, `top_k` need
+not be among the parameters that are searched.
 """
 
 import numpy as np
@@ -49,7 +49,9 @@ print(f"halving: {halving.best_params_}, accuracy {halving.score(X_test, y_test)
 try:
     import optuna
 except ImportError:
-    raise SystemExit("The rest of this example needs Optuna: pip install optuna") from None
+    raise SystemExit(
+        'The rest of this example needs Optuna, the extra "optuna": pip install "skparse[optuna]".'
+    ) from None
 
 
 def cross_validate(trial):

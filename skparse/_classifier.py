@@ -1,7 +1,7 @@
 """The estimator: parameters, validation, and the steps of a fit."""
 
-from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -26,6 +26,7 @@ from . import _prediction as prediction
 from . import _training as training
 from ._compression import prune, round_values
 from ._engines import choose_engine
+from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._initialization import Exposure, choose_score_map, experts_of_classes
 from ._parameters import ModelParameters, with_values
 from ._persistence import pack_state, packed_bytes, unpack_state
@@ -41,7 +42,11 @@ _OF_SOME_FITS = (
 
 
 class SparseExpertClassifier(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClassifierMixin,
+    BaseEstimator,
 ):
     """Classifier in which few experts speak about each sample.
 
@@ -307,7 +312,8 @@ class SparseExpertClassifier(
             If the input is invalid, or ``warm_start=True`` and X or y do not fit the model.
             The estimator is left as it was.
         """
-        with self._unchanged_on_error():
+        n_steps = 1 + self.max_iter  # the linear start and the epochs
+        with fit_task(self, n_steps, X, y, sample_weight) as task:
             start = self._parameters() if self.warm_start and hasattr(self, "classes_") else None
             samples, classes, multilabel = inputs.check_samples(
                 self, X, y, sample_weight, reset=start is None
@@ -320,14 +326,18 @@ class SparseExpertClassifier(
             data = self._training_data(samples, classes, continues=start is not None)
             settings = self._settings(data, multilabel)
             engine = choose_engine(self.engine, self.device)
+            describe = partial(
+                self._describe, classes=classes, multilabel=multilabel, continues=start is not None
+            )
             train = training.train if start is None else training.train_further
             args = (data, settings, engine, random_state)
             result = train(
                 *(args if start is None else (start, *args)),
                 validate=self._scorer(held_out, multilabel, engine),
                 report=self._report if self.verbose else None,
+                begin=partial(task.begin_step, describe=describe),
             )
-            self._record(result, classes, multilabel, continues=start is not None)
+            self._record(result.parameters, classes, multilabel, continues=start is not None)
             self.loss_curve_ = result.loss_curve
             self.n_iter_ = len(result.loss_curve)
             self.t_ = result.exposure.total + (0.0 if start is None else self.t_)
@@ -371,7 +381,7 @@ class SparseExpertClassifier(
                 "class_weight='balanced' is not possible in partial_fit: a batch does not tell "
                 "the balance of the stream. Pass a dict of weights instead."
             )
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             first_call = not hasattr(self, "router_coef_")
             if first_call and classes is None:
                 _, found, is_multilabel = inputs.check_targets(
@@ -394,7 +404,8 @@ class SparseExpertClassifier(
                 check_random_state(self.random_state),
                 None if first_call else self._earlier_exposure(),
             )
-            self._record(result, self.classes_, multilabel, continues=not first_call)
+            parameters = result.parameters
+            self._record(parameters, self.classes_, multilabel, continues=not first_call)
             self._exposure = tuple(result.exposure)
             self.loss_curve_ = [*getattr(self, "loss_curve_", []), *result.loss_curve]
             self.n_iter_ = len(self.loss_curve_)
@@ -665,17 +676,6 @@ class SparseExpertClassifier(
             )
         return min(int(self.top_k), self.n_experts_)
 
-    @contextmanager
-    def _unchanged_on_error(self):
-        """Put everything back if the block raises, KeyboardInterrupt included."""
-        before = vars(self).copy()
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
-
     def _check_same_classes(self, classes, multilabel):
         if multilabel != self._multilabel or not np.array_equal(classes, self.classes_):
             raise ValueError(
@@ -762,15 +762,22 @@ class SparseExpertClassifier(
         validation = "" if score is None else f", validation score {score:.4f}"
         print(f"Epoch {epoch + 1}/{self.max_iter}, loss {loss:.6f}{validation}")
 
-    def _record(self, result, classes, multilabel, *, continues):
+    def _describe(self, parameters, classes, multilabel, *, continues):
+        """Fitted attributes with which this estimator predicts as the parameters say."""
+        return {
+            "router_coef_": parameters.router,
+            "router_intercept_": parameters.router_intercept,
+            "expert_coef_": parameters.expert,
+            "intercept_": parameters.intercept,
+            "n_experts_": len(parameters.router_intercept),
+            "top_k_": max(int(self.top_k), self.top_k_ if continues else 0),
+            "classes_": classes,
+            "_multilabel": multilabel,
+        }
+
+    def _record(self, parameters, classes, multilabel, *, continues):
         """Turn the trained parameters into fitted attributes; earlier ones do not stay."""
-        parameters = result.parameters
-        self.router_coef_, self.router_intercept_ = parameters[:2]
-        self.expert_coef_, self.intercept_ = parameters[2:]
-        self.n_experts_ = len(parameters.router_intercept)
-        self.top_k_ = max(int(self.top_k), self.top_k_ if continues else 0)
-        self.classes_ = classes
-        self._multilabel = multilabel
+        vars(self).update(self._describe(parameters, classes, multilabel, continues=continues))
         for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
 

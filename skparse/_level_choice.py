@@ -18,7 +18,7 @@ class Fold(NamedTuple):
     n_tested: int
 
 
-def run_fold(classifier, samples, fold, levels, scorer, fit_params, score_params, label=""):
+def run_fold(classifier, samples, fold, levels, scorer, fit_params, score_params, task, label=""):
     """Fit on one part of the samples and score every level on the other.
 
     Parameters
@@ -29,6 +29,7 @@ def run_fold(classifier, samples, fold, levels, scorer, fit_params, score_params
     levels : ndarray of int
     scorer : callable, or None for the accuracy
     fit_params, score_params : dict
+    task : `skparse._fit_task.FitTask`, the fold's part of the search
     label : str
         Starts a line that is printed; empty for none.
 
@@ -41,7 +42,7 @@ def run_fold(classifier, samples, fold, levels, scorer, fit_params, score_params
     X_test, y_test = X[test], y[test]
     start = perf_counter()
     weight = None if sample_weight is None else sample_weight[train]
-    classifier.fit(X[train], y[train], weight, **fit_params)
+    task.fit(classifier, X[train], y[train], weight, **fit_params)
     fit_time = perf_counter() - start
     classifier.predict(X_test[:1])  # loads the code, which is no level's time
     scores, hits, times = [], [], []

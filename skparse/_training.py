@@ -75,7 +75,12 @@ class TrainingData:
         self.exposure = initialization.measure_exposure(self)
 
 
-def train(data, settings, engine, random_state, **monitors):
+def _tell_nobody(step):
+    """Begin a step of training that nobody watches."""
+    return lambda build_model: False
+
+
+def train(data, settings, engine, random_state, *, begin=_tell_nobody, **monitors):
     """Train a model from nothing.
 
     Parameters
@@ -84,12 +89,13 @@ def train(data, settings, engine, random_state, **monitors):
     settings : TrainingSettings
     engine : see `skparse._engines`
     random_state : numpy.random.RandomState
-    **monitors : see `run_nested_epochs`
+    begin, **monitors : see `run_nested_epochs`
 
     Returns
     -------
     TrainingResult
     """
+    end = begin("linear-start")
     start = initialization.connect(data, settings.weight_density, random_state)
     bias = np.zeros(start.shape[1], start.dtype)
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.LINEAR_EPOCHS)]
@@ -98,7 +104,10 @@ def train(data, settings, engine, random_state, **monitors):
         margins, bias, data.geometry, data.class_experts, settings.score_map
     )
     parameters = _limit_density(parameters, data, settings)
-    return run_nested_epochs(parameters, data, settings, engine, random_state, **monitors)
+    end(lambda: initialization.sharpen(parameters, settings.score_map))
+    return run_nested_epochs(
+        parameters, data, settings, engine, random_state, begin=begin, **monitors
+    )
 
 
 def _limit_density(parameters, data, settings):
@@ -172,7 +181,15 @@ def train_on_stream(parameters, data, settings, engine, random_state, exposure):
 
 
 def run_nested_epochs(
-    parameters, data, settings, engine, random_state, *, validate=None, report=None
+    parameters,
+    data,
+    settings,
+    engine,
+    random_state,
+    *,
+    validate=None,
+    report=None,
+    begin=_tell_nobody,
 ):
     """Train all sparsity levels at once; returns the sharpened average of the epochs' models.
 
@@ -184,6 +201,9 @@ def run_nested_epochs(
     report : callable, default=None
         Called with (epoch, loss, score) after every epoch; the score is None without
         ``validate``.
+    begin : callable
+        Called with "epoch" before every epoch. Returns what is called after it, with a
+        function that builds the model so far; training ends if that returns True.
 
     Returns
     -------
@@ -192,6 +212,7 @@ def run_nested_epochs(
     current, mean, best = parameters.copy(), parameters.copy(), None
     monitor = _Progress(settings, validate is not None)
     for epoch in range(settings.max_iter):
+        end = begin("epoch")
         current, loss = _run_nested_epoch(current, data, settings, engine, random_state)
         mean.moved_towards(current, linear_start.average_share(epoch))
         score = None
@@ -201,7 +222,8 @@ def run_nested_epochs(
             best = mean.copy()
         if report is not None:
             report(epoch, loss, score)
-        if monitor.stalled:
+        asked_to_stop = end(lambda: initialization.sharpen(mean, settings.score_map))
+        if asked_to_stop or monitor.stalled:
             break
     trained = initialization.sharpen(best or mean, settings.score_map)
     return TrainingResult(trained, monitor.losses, monitor.scores, data.exposure)

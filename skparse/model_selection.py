@@ -29,6 +29,7 @@ from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from . import _inputs as inputs
 from ._classifier import SparseExpertClassifier
+from ._fit_task import CallbackSupportMixin, fit_task
 from ._level_choice import choose_level, compare_levels, pool_hits, run_fold, tabulate
 
 __all__ = ["SparseExpertClassifierCV"]
@@ -55,7 +56,11 @@ def _check_refit(search):
 
 
 class SparseExpertClassifierCV(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClassifierMixin,
+    BaseEstimator,
 ):
     """Sparse expert classifier that chooses its sparsity level K by cross-validation.
 
@@ -261,20 +266,24 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
         routed.fit = {"X_val": X_val, "y_val": y_val}
         cv = check_cv(self.cv, y_rows, classifier=True)
         folds = list(cv.split(X_rows, y_rows, **routed.split))
-        results = self._run_folds(classifier, (X_rows, y_rows, weight), folds, levels, routed)
-        start = perf_counter()
-        if self.refit:
-            classifier.set_params(n_jobs=self.n_jobs).fit(X, y, sample_weight, **routed.fit)
-        refit_time = perf_counter() - start
-        # From here on nothing fails: a fit that does leaves the estimator as it was.
-        self._forget()
-        self._choose(levels, folds, results, weight)
-        self.classes_, self.n_features_in_ = classes, classifier.n_features_in_
-        if hasattr(classifier, "feature_names_in_"):
-            self.feature_names_in_ = classifier.feature_names_in_
-        if self.refit:
-            self.best_estimator_ = classifier.set_params(top_k=self.top_k_)
-            self.refit_time_, self.n_iter_ = refit_time, classifier.n_iter_
+        n_fits = len(folds) + self.refit
+        with fit_task(self, n_fits, X, y, sample_weight, in_parallel=True) as task:
+            samples = X_rows, y_rows, weight
+            results = self._run_folds(classifier, samples, folds, levels, routed, task)
+            start = perf_counter()
+            if self.refit:
+                classifier.set_params(n_jobs=self.n_jobs)
+                refit = task.subtask("refit", place=len(folds))
+                refit.fit(classifier, X, y, sample_weight, **routed.fit)
+            refit_time = perf_counter() - start
+            self._forget()
+            self._choose(levels, folds, results, weight)
+            self.classes_, self.n_features_in_ = classes, classifier.n_features_in_
+            if hasattr(classifier, "feature_names_in_"):
+                self.feature_names_in_ = classifier.feature_names_in_
+            if self.refit:
+                self.best_estimator_ = classifier.set_params(top_k=self.top_k_)
+                self.refit_time_, self.n_iter_ = refit_time, classifier.n_iter_
         return self
 
     predict = _of_best_estimator("predict")
@@ -355,7 +364,7 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
         score = weight if self._scorer() is None else routed.scorer.score
         return Bunch(split=routed.splitter.split, score=score)
 
-    def _run_folds(self, classifier, samples, folds, levels, params):
+    def _run_folds(self, classifier, samples, folds, levels, params, task):
         # Kernels release the interpreter lock. On the CPU, PyTorch starts threads of its own in
         # every Python thread; joblib limits them in processes only.
         own_threads = self.engine == "torch" and self.device == "cpu"
@@ -364,6 +373,7 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
             run(
                 clone(classifier), samples, fold, levels, scorer, params.fit,
                 _check_method_params(samples[0], params.score, indices=fold[1]),
+                task.subtask("fold", place=i - 1),
                 f"Fold {i}/{len(folds)}" if self.verbose else "",
             )
             for i, fold in enumerate(folds, start=1)

@@ -1,8 +1,10 @@
 """The house keeps its order: who imports whom, what importing costs, how long a file is."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,10 +91,14 @@ def test_nothing_but_the_front_imports_the_classifier():
 
 def test_training_and_prediction_do_not_know_scikit_learn():
     below_the_door = {path.name for path in FILES if path.parent == PACKAGE} - {
-        "__init__.py", "_classifier.py", "_inputs.py", "model_selection.py", "inspection.py",
-        "plotting.py",
+        "__init__.py", "_classifier.py", "_fit_task.py", "_inputs.py", "model_selection.py",
+        "inspection.py", "plotting.py",
     }  # fmt: skip
     assert not files_importing("sklearn") & below_the_door
+
+
+def test_callbacks_are_heard_of_in_one_place():
+    assert files_importing("sklearn.callback") == {"_fit_task.py"}
 
 
 def test_data_sets_stand_alone():
@@ -104,6 +110,14 @@ def test_data_sets_stand_alone():
 @pytest.mark.parametrize("extra", ["matplotlib", "pandas", "polars", "skops"])
 def test_extras_are_imported_where_they_are_used(extra):
     assert files_importing(extra, inside_functions=False) == set()
+
+
+def test_messages_name_extras_that_exist():
+    root = PACKAGE.parent
+    texts = [path.read_text(encoding="utf-8") for path in [*FILES, *root.glob("examples/*.py")]]
+    named = {extra for text in texts for extra in re.findall(r"skparse\[(\w+)\]", text)}
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"plot", "optuna"} <= named <= set(project["optional-dependencies"])
 
 
 def test_importing_the_package_loads_neither_torch_nor_matplotlib():
