@@ -11,7 +11,9 @@ any number of Python threads may run them.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 # Indices are cast to unsigned: numba guards every signed one against being negative, which
 # made these loops two to three times slower.
@@ -22,22 +24,55 @@ from numpy import uint64
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 # Only what Python calls is kept on disk: it contains the code of its helpers.
 _CACHED = {**_OPTIONS, "cache": True}
+# What runs once a row takes arrays, not tuples of them, and is inlined: counting references to
+# the parts of a tuple, or passing on a dozen arrays, made short rows a sixth slower.
+_EVERY_ROW = {**_OPTIONS, "forceinline": True}
+# Helpers with one caller are inlined before compilation: half a second less of it.
+_ONE_CALLER = {**_OPTIONS, "inline": "always"}
+
+_ONE = uint64(1)
+_AHEAD = uint64(8)  # nonzeros, between asking for the weights of a feature and using them
 
 
-@njit(**_OPTIONS)
+@intrinsic
+def _prefetch(_, array, position):
+    """Ask for the cache line of ``array[position]``, and the one behind it."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flags = [ir.IntType(32)(flag) for flag in (0, 3, 1)]  # to read, often, data
+        kind = ir.FunctionType(ir.VoidType(), [place.type, *(flag.type for flag in flags)])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        for offset in (0, 64):
+            builder.call(prefetch, [builder.gep(place, [ir.IntType(64)(offset)]), *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, position), generate
+
+
+@njit(**_EVERY_ROW)
 def _add_scores(h, x_indices, x_data, start, stop, indptr, indices, values):
     """Add ``x @ router`` of one row to ``h``."""
-    n_experts = uint64(h.shape[0])
+    n_experts, end = uint64(h.shape[0]), uint64(stop - 1)
+    j = uint64(x_indices[start]) if start < stop else uint64(0)
+    first, last = uint64(indptr[j]), uint64(indptr[j + _ONE])
     for t in range(uint64(start), uint64(stop)):
+        ahead = uint64(indptr[uint64(x_indices[min(t + _AHEAD, end)])])
+        _prefetch(indices, ahead)
+        _prefetch(values, ahead)
+        # Where the weights of the next feature lie is looked up before those of this one are
+        # used: the processor then knows early where the loop over them ends.
+        j = uint64(x_indices[min(t + _ONE, end)])
+        next_first, next_last = uint64(indptr[j]), uint64(indptr[j + _ONE])
         x = x_data[t]
-        j = uint64(x_indices[t])
-        first, last = uint64(indptr[j]), uint64(indptr[j + uint64(1)])
         if last - first == n_experts:  # connected to all, in order: no index to look up
             for e in range(n_experts):
                 h[e] += x * values[first + e]
         else:
             for p in range(first, last):
                 h[uint64(indices[p])] += x * values[p]
+        first, last = next_first, next_last
 
 
 @njit(**_OPTIONS)
@@ -48,40 +83,44 @@ def _subtract_products(
 
     Only the first ``n_moved`` experts listed in ``moved`` have a value other than zero.
     """
-    n_experts = uint64(by.shape[0])
-    few = 8 * n_moved < by.shape[0]
+    n_experts, end = uint64(by.shape[0]), uint64(stop - 1)
+    j = uint64(x_indices[start]) if start < stop else uint64(0)
+    first, last = uint64(indptr[j]), uint64(indptr[j + _ONE])
     for t in range(uint64(start), uint64(stop)):
+        j = uint64(x_indices[min(t + _ONE, end)])
+        next_first, next_last = uint64(indptr[j]), uint64(indptr[j + _ONE])
         x = x_data[t]
-        j = uint64(x_indices[t])
-        first, last = uint64(indptr[j]), uint64(indptr[j + uint64(1)])
         if last - first < n_experts:
             for p in range(first, last):
                 values[p] -= x * by[uint64(indices[p])]
-        elif few:
+        elif 8 * n_moved < by.shape[0]:
             for q in range(n_moved):
                 e = uint64(moved[q])
                 values[first + e] -= x * by[e]
         else:
             for e in range(n_experts):
                 values[first + e] -= x * by[e]
+        first, last = next_first, next_last
 
 
-@njit(**_OPTIONS)
-def _keep_top(h, top_k, kept):
+@njit(**_EVERY_ROW)
+def _keep_top(h, top_k, kept, positive):
     """Write the ``top_k`` largest positive entries of ``h`` to ``kept``, largest first.
 
-    Ties go to the lowest index. Returns how many were kept.
+    Ties go to the lowest index. Returns how many were kept. ``positive`` (n_experts,) is scratch.
     """
+    n_positive = uint64(0)
+    for e in range(uint64(h.shape[0])):  # without a branch: which are positive is hard to guess
+        positive[n_positive] = e
+        n_positive += uint64(h[e] > 0)
     count = 0
     threshold = h.dtype.type(0)
-    for e in range(h.shape[0]):
+    for c in range(n_positive):
+        e = positive[c]
         value = h[e]
         if value > threshold:
-            if count < top_k:
-                i = count
-                count += 1
-            else:
-                i = top_k - 1
+            i = min(count, top_k - 1)
+            count = min(count + 1, top_k)
             while i > 0 and h[kept[i - 1]] < value:
                 kept[i] = kept[i - 1]
                 i -= 1
@@ -91,16 +130,27 @@ def _keep_top(h, top_k, kept):
     return count
 
 
-@njit(**_OPTIONS)
+@njit(**_EVERY_ROW)
 def _gate(h, kept, count, weights):
     """Softmax of the scores of the kept experts."""
-    largest = h[kept[0]]
+    largest = h[kept[0]] if count > 0 else h.dtype.type(0)
     total = h.dtype.type(0)
     for q in range(count):
         weights[q] = np.exp(h[kept[q]] - largest)
         total += weights[q]
     for q in range(count):
         weights[q] /= total
+
+
+@njit(**_EVERY_ROW)
+def _route(
+    x_indices, x_data, start, stop, indptr, indices, values, intercept, top_k, h, positive, kept
+):
+    """Write the scores of one row to ``h`` and keep the best experts; returns how many."""
+    for e in range(h.shape[0]):
+        h[e] = intercept[e]
+    _add_scores(h, x_indices, x_data, start, stop, indptr, indices, values)
+    return _keep_top(h, top_k, kept, positive)
 
 
 @njit(**_CACHED)
@@ -155,9 +205,8 @@ def linear_epoch(X, rows, labels, pattern, values, bias, clock, batch_size):
             norm = squared_norms[i] + x0 * x0
             implicit = two * rate * w / (one + two * rate * norm * crowd)
             cap = four * rate * w
-            shrunk = kind(scale)
             for e in range(step.shape[0]):
-                step[e] = shrunk * step[e] + x0 * bias[e]
+                step[e] = kind(scale) * step[e] + x0 * bias[e]
             # A positive is a negative seen in a mirror: flip, step, flip back.
             for q in range(label_indptr[i], label_indptr[i + 1]):
                 step[label_experts[q]] *= -one
@@ -287,7 +336,7 @@ def _intercept_outputs(intercept, multilabel, base):
     return total, largest, loss
 
 
-@njit(**_OPTIONS)
+@njit(**_ONE_CALLER)
 def _multilabel_residual(z, touched, n_touched, is_touched, intercept, row_classes, base_loss):
     """Replace the touched logits by probabilities; returns the loss of the row."""
     loss = base_loss
@@ -301,7 +350,7 @@ def _multilabel_residual(z, touched, n_touched, is_touched, intercept, row_class
     return loss
 
 
-@njit(**_OPTIONS)
+@njit(**_ONE_CALLER)
 def _expert_gradient(kept, gate, count, step, expert, z, gradient_expert, moves):
     """Gradients of one row: added up for the outputs, written to ``moves`` for the scores."""
     indptr, indices, values = expert
@@ -317,7 +366,7 @@ def _expert_gradient(kept, gate, count, step, expert, z, gradient_expert, moves)
         moves[q] = step * gate[q] * (moves[q] - mean)
 
 
-@njit(**_OPTIONS)
+@njit(**_ONE_CALLER)
 def _router_update(X, i, router, router_intercept, kept, moves, count, unscale, bias_square, by):
     """Move the weights that connect the features of row ``i`` to its kept experts.
 
@@ -333,6 +382,29 @@ def _router_update(X, i, router, router_intercept, kept, moves, count, unscale, 
     )
     for q in range(count):
         by[kept[q]] = 0
+
+
+@njit(**_ONE_CALLER)
+def _intercept_gradient(z, touched, n_touched, is_touched, base, factor, classes, step, gradient):
+    """Add what one row moves b2 by; ``z`` becomes probabilities minus labels."""
+    for q in range(n_touched):
+        c = touched[q]
+        gradient[c] += step * (z[c] - base[c] * factor)
+        is_touched[c] = False
+    for q in range(classes.shape[0]):
+        gradient[classes[q]] -= step
+        z[classes[q]] -= z.dtype.type(1)  # of no effect where nothing is connected
+
+
+@njit(**_ONE_CALLER)
+def _outputs_update(kept, counts, size, expert, gradient_expert, rate):
+    """Move the outputs of the experts that a batch of ``size`` rows kept."""
+    indptr, _, values = expert
+    for r in range(size):
+        for q in range(counts[r]):
+            for p in range(indptr[kept[r, q]], indptr[kept[r, q] + 1]):
+                values[p] -= rate * gradient_expert[p]
+                gradient_expert[p] = 0
 
 
 @njit(**_CACHED)
@@ -369,7 +441,6 @@ def nested_epoch(
     x_indptr, x_indices, x_data = X
     label_indptr, label_classes = labels
     r_indptr, r_indices, r_values = router
-    e_indptr, _, e_values = expert
     router_intercept, intercept = intercepts
     kind = r_values.dtype.type
     bias_square, output_rate = kind(rates[0]), kind(rates[1])
@@ -378,18 +449,15 @@ def nested_epoch(
     widest = 1
     for b in range(grids.shape[0]):
         widest = max(widest, grids[b])
-    h = np.empty(n_experts, r_values.dtype)
+    h, positive = np.empty(n_experts, r_values.dtype), np.empty(n_experts, np.int64)
     by = np.zeros(n_experts, r_values.dtype)
     kept = np.empty((batch_size, widest), np.int64)
     moves = np.empty((batch_size, widest), r_values.dtype)
     counts = np.empty(batch_size, np.int64)
     gate = np.empty(widest, r_values.dtype)
-    z = np.empty(n_classes, r_values.dtype)
-    base = np.empty(n_classes, r_values.dtype)
-    touched = np.empty(n_classes, np.int64)
-    is_touched = np.zeros(n_classes, np.bool_)
-    gradient_expert = np.zeros(e_values.shape[0], r_values.dtype)
-    gradient_intercept = np.zeros(n_classes, r_values.dtype)
+    z, base = np.empty_like(intercept), np.empty_like(intercept)
+    touched, is_touched = np.empty(n_classes, np.int64), np.zeros(n_classes, np.bool_)
+    gradient_expert, gradient_intercept = np.zeros_like(expert[2]), np.zeros_like(intercept)
     loss = 0.0
     for b in range(grids.shape[0]):
         first = b * batch_size
@@ -398,59 +466,47 @@ def nested_epoch(
         base_step = kind(0)
         for r in range(size):
             i = order[first + r]
-            step = steps[i]
-            row_classes = label_classes[label_indptr[i] : label_indptr[i + 1]]
+            classes = label_classes[label_indptr[i] : label_indptr[i + 1]]
             h[:] = 0
             _add_scores(
                 h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
             )
             for e in range(n_experts):
                 h[e] = kind(scale) * h[e] + router_intercept[e]
-            count = _keep_top(h, grids[b], kept[r])
-            counts[r] = count
-            if count > 0:
-                _gate(h, kept[r], count, gate)
+            counts[r] = _keep_top(h, grids[b], kept[r], positive)
+            _gate(h, kept[r], counts[r], gate)
             n_touched = _touched_logits(
-                kept[r], gate, count, expert, intercept, z, touched, is_touched
+                kept[r], gate, counts[r], expert, intercept, z, touched, is_touched
             )
             if multilabel:
                 factor = kind(1)
                 loss += _multilabel_residual(
-                    z, touched, n_touched, is_touched, intercept, row_classes, base_loss
+                    z, touched, n_touched, is_touched, intercept, classes, base_loss
                 )
             else:
                 n_touched = _touch_rest(
                     intercept, z, touched, n_touched, is_touched, base, base_total
                 )
                 factor = _softmax_residual(z, touched, n_touched, base, base_total, base_max)
-                c = row_classes[0]
+                c = classes[0]
                 p = z[c] if is_touched[c] else base[c] * factor
                 loss -= np.log(max(p, kind(1e-30)))
-            # Probabilities minus labels are the derivatives of the loss by the logits.
-            base_step += step * factor
-            for q in range(n_touched):
-                c = touched[q]
-                gradient_intercept[c] += step * (z[c] - base[c] * factor)
-            for q in range(row_classes.shape[0]):
-                gradient_intercept[row_classes[q]] -= step
-                z[row_classes[q]] -= kind(1)  # of no effect where nothing is connected
-            _expert_gradient(kept[r], gate, count, step, expert, z, gradient_expert, moves[r])
-            for q in range(n_touched):
-                is_touched[touched[q]] = False
+            _intercept_gradient(
+                z, touched, n_touched, is_touched, base, factor, classes, steps[i],
+                gradient_intercept,
+            )  # fmt: skip
+            _expert_gradient(
+                kept[r], gate, counts[r], steps[i], expert, z, gradient_expert, moves[r]
+            )
+            base_step += steps[i] * factor
         scale *= 1.0 - shrink
-        unscale = kind(1.0 / scale)
         for r in range(size):
             if counts[r] > 1:  # with one kept expert the gate is constant: no gradient
-                i = order[first + r]
                 _router_update(
-                    X, i, router, router_intercept, kept[r], moves[r], counts[r], unscale,
-                    bias_square, by,
+                    X, order[first + r], router, router_intercept, kept[r], moves[r], counts[r],
+                    kind(1.0 / scale), bias_square, by,
                 )  # fmt: skip
-        for r in range(size):
-            for q in range(counts[r]):
-                for p in range(e_indptr[kept[r, q]], e_indptr[kept[r, q] + 1]):
-                    e_values[p] -= output_rate * gradient_expert[p]
-                    gradient_expert[p] = 0
+        _outputs_update(kept, counts, size, expert, gradient_expert, output_rate)
         for c in range(n_classes):
             intercept[c] -= output_rate * (gradient_intercept[c] + base[c] * base_step)
             gradient_intercept[c] = 0
@@ -464,21 +520,17 @@ def logits(X, first, last, router, expert, intercepts, top_k, out):
     r_indptr, r_indices, r_values = router
     e_indptr, e_indices, e_values = expert
     router_intercept, intercept = intercepts
-    h = np.empty(router_intercept.shape[0], r_values.dtype)
-    kept = np.empty(top_k, np.int64)
-    gate = np.empty(top_k, r_values.dtype)
+    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
+    kept, gate = np.empty(top_k, np.int64), np.empty(top_k, r_values.dtype)
     for i in range(first, last):
+        count = _route(
+            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
+            router_intercept, top_k, h, positive, kept,
+        )  # fmt: skip
+        _gate(h, kept, count, gate)
         z = out[i - first]
         for c in range(z.shape[0]):
             z[c] = intercept[c]
-        for e in range(h.shape[0]):
-            h[e] = router_intercept[e]
-        _add_scores(
-            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
-        )
-        count = _keep_top(h, top_k, kept)
-        if count > 0:
-            _gate(h, kept, count, gate)
         for q in range(count):
             for p in range(e_indptr[kept[q]], e_indptr[kept[q] + 1]):
                 z[e_indices[p]] += gate[q] * e_values[p]
@@ -495,23 +547,17 @@ def probabilities(X, first, last, router, expert, intercepts, top_k, out):
     r_indptr, r_indices, r_values = router
     router_intercept, intercept = intercepts
     n_classes = intercept.shape[0]
-    h = np.empty(router_intercept.shape[0], r_values.dtype)
-    kept = np.empty(top_k, np.int64)
-    gate = np.empty(top_k, r_values.dtype)
-    z = np.empty(n_classes, r_values.dtype)
-    base = np.empty(n_classes, r_values.dtype)
-    touched = np.empty(n_classes, np.int64)
-    is_touched = np.zeros(n_classes, np.bool_)
+    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
+    kept, gate = np.empty(top_k, np.int64), np.empty(top_k, r_values.dtype)
+    z, base = np.empty_like(intercept), np.empty_like(intercept)
+    touched, is_touched = np.empty(n_classes, np.int64), np.zeros(n_classes, np.bool_)
     base_total, base_max, _ = _intercept_outputs(intercept, False, base)
     for i in range(first, last):
-        for e in range(h.shape[0]):
-            h[e] = router_intercept[e]
-        _add_scores(
-            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
-        )
-        count = _keep_top(h, top_k, kept)
-        if count > 0:
-            _gate(h, kept, count, gate)
+        count = _route(
+            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
+            router_intercept, top_k, h, positive, kept,
+        )  # fmt: skip
+        _gate(h, kept, count, gate)
         n_touched = _touched_logits(kept, gate, count, expert, intercept, z, touched, is_touched)
         n_touched = _touch_rest(intercept, z, touched, n_touched, is_touched, base, base_total)
         factor = _softmax_residual(z, touched, n_touched, base, base_total, base_max)
@@ -539,17 +585,15 @@ def logits_path(X, first, last, router, expert, intercepts, top_ks, out):
     r_indptr, r_indices, r_values = router
     e_indptr, e_indices, e_values = expert
     router_intercept, intercept = intercepts
-    h = np.empty(router_intercept.shape[0], r_values.dtype)
+    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
     sums = np.empty(intercept.shape[0], r_values.dtype)
     widest = top_ks[top_ks.shape[0] - 1]
     kept = np.empty(widest, np.int64)
     for i in range(first, last):
-        for e in range(h.shape[0]):
-            h[e] = router_intercept[e]
-        _add_scores(
-            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
-        )
-        count = _keep_top(h, widest, kept)
+        count = _route(
+            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
+            router_intercept, widest, h, positive, kept,
+        )  # fmt: skip
         sums[:] = 0
         total = h.dtype.type(0)
         q = 0
@@ -571,14 +615,12 @@ def codes(X, first, last, router, router_intercept, top_k, expert_indices, exper
     """Write the kept experts and their gate weights of rows ``first`` to ``last``."""
     x_indptr, x_indices, x_data = X
     r_indptr, r_indices, r_values = router
-    h = np.empty(router_intercept.shape[0], r_values.dtype)
+    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
     for i in range(first, last):
-        for e in range(h.shape[0]):
-            h[e] = router_intercept[e]
-        _add_scores(
-            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
-        )
         r = i - first
-        counts[r] = _keep_top(h, top_k, expert_indices[r])
-        if counts[r] > 0:
-            _gate(h, expert_indices[r], counts[r], expert_weights[r])
+        count = _route(
+            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
+            router_intercept, top_k, h, positive, expert_indices[r],
+        )  # fmt: skip
+        _gate(h, expert_indices[r], count, expert_weights[r])
+        counts[r] = count

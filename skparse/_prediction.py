@@ -7,18 +7,21 @@ from scipy import sparse
 from ._parameters import csr_parts
 from ._threads import map_threads
 
-# Fewer rows than this are not worth a thread.
-ROWS_PER_THREAD = 512
+# Fewer nonzeros than this (and eighths of an expert's score, which count alike) are not worth a
+# second thread: it starts in a tenth of a millisecond, and that is about two of work.
+WORTH_THREADS = 2**17
 # Numbers that a block may need for itself: they stay in the cache.
 BLOCK_NUMBERS = 2**18
 
 
-def run_blocks(function, n_rows, n_jobs, n_scratch=0):
-    """Call ``function(first, last)`` for blocks of rows, in threads if there are enough.
+def run_blocks(function, X, parameters, n_jobs, n_scratch=0):
+    """Call ``function(first, last)`` for blocks of rows of X, in threads if that is faster.
 
     ``n_scratch`` is how many numbers a row needs beside what is returned; it limits the blocks.
     """
-    n_threads = effective_n_jobs(n_jobs) if n_rows > ROWS_PER_THREAD else 1
+    n_rows = X.shape[0]
+    work = X.nnz + n_rows * len(parameters.router_intercept) // 8
+    n_threads = effective_n_jobs(n_jobs) if work > WORTH_THREADS else 1
     # Two blocks per thread: one that is slower than the others does not keep all waiting.
     size = n_rows if n_threads == 1 else -(-n_rows // (2 * n_threads))
     size = max(1, min(size, BLOCK_NUMBERS // max(1, n_scratch)))
@@ -43,7 +46,7 @@ def _fill_rows(write, X, parameters, top_k, n_jobs):
     def fill(first, last):
         _write_block(write, X, first, last, parameters, top_k, out[first:last])
 
-    run_blocks(fill, len(out), n_jobs)
+    run_blocks(fill, X, parameters, n_jobs)
     return out
 
 
@@ -60,7 +63,7 @@ def compute_logits_path(X, parameters, top_ks, engine, n_jobs):
             csr_parts(X), first, last, router, expert, parameters.intercepts, levels, block
         )
 
-    run_blocks(fill, X.shape[0], n_jobs)
+    run_blocks(fill, X, parameters, n_jobs)
     return out
 
 
@@ -73,7 +76,7 @@ def compute_best_class(X, parameters, top_k, engine, n_jobs):
         _write_block(engine.logits, X, first, last, parameters, top_k, logits)
         logits.argmax(axis=1, out=best[first:last])
 
-    run_blocks(fill, X.shape[0], n_jobs, n_scratch=len(parameters.intercept))
+    run_blocks(fill, X, parameters, n_jobs, n_scratch=len(parameters.intercept))
     return best
 
 
@@ -97,7 +100,7 @@ def compute_codes(X, parameters, top_k, engine, n_jobs):
         indices, weights, used = _codes_of_block(X, first, last, parameters, top_k, engine)
         return indices[used], weights[used], used.sum(axis=1)
 
-    blocks = run_blocks(codes, X.shape[0], n_jobs, n_scratch=3 * top_k)
+    blocks = run_blocks(codes, X, parameters, n_jobs, n_scratch=3 * top_k)
     indices, weights, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     indptr = np.concatenate([[0], np.cumsum(counts)])
     shape = X.shape[0], len(parameters.router_intercept)
@@ -114,7 +117,7 @@ def count_load(X, parameters, top_k, engine, n_jobs):
         indices, _, used = _codes_of_block(X, first, last, parameters, top_k, engine)
         return np.bincount(indices[used], minlength=n_experts)
 
-    return np.sum(run_blocks(count, X.shape[0], n_jobs, n_scratch=3 * top_k), axis=0)
+    return np.sum(run_blocks(count, X, parameters, n_jobs, n_scratch=3 * top_k), axis=0)
 
 
 def _codes_of_block(X, first, last, parameters, top_k, engine):

@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import PROBLEMS, draw_problem, run_logits
 
-from skparse import SparseExpertClassifier, _kernels
+from skparse import SparseExpertClassifier, _kernels, _prediction
 from skparse._torch_engine import TorchEngine
 from skparse.datasets import make_topic_documents
 
@@ -100,7 +100,8 @@ def test_levels_may_come_in_any_order_twice_and_above_the_number_of_experts():
     assert_array_equal(path[[1, 2]], model.predict_proba_path(X, np.array([2, 6])))
 
 
-def test_the_path_does_not_depend_on_the_number_of_threads_or_the_level_that_is_set():
+def test_the_path_does_not_depend_on_the_threads_or_the_level_that_is_set(monkeypatch):
+    monkeypatch.setattr(_prediction, "WORTH_THREADS", 0)
     X, y = documents()
     model = SparseExpertClassifier(random_state=0).fit(X, y)
     several = model.predict_proba_path(X, [1, 4])

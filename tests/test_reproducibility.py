@@ -15,10 +15,9 @@ from joblib._parallel_backends import ThreadingBackend
 from numpy.testing import assert_array_equal
 from scipy import sparse
 
-from skparse import SparseExpertClassifier
+from skparse import SparseExpertClassifier, _prediction
 from skparse.datasets import make_topic_documents
 
-# More rows than a block of the prediction has, so that several threads take part in it.
 DOCUMENTS = (
     "make_topic_documents(3000, 500, 10, n_classes=7, document_length=15, "
     "background_share=0.6, random_state=0, return_X_y=True)"
@@ -90,7 +89,8 @@ def test_a_random_state_instance_is_a_seed(documents):
 
 @pytest.mark.parametrize("n_jobs", [2, 3, -1, 50])
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
-def test_the_number_of_threads_changes_nothing(documents, parameters, n_jobs):
+def test_the_number_of_threads_changes_nothing(documents, parameters, n_jobs, monkeypatch):
+    monkeypatch.setattr(_prediction, "WORTH_THREADS", 0)
     X, y = documents
     one, several = fit(X, y, **parameters), fit(X, y, n_jobs=n_jobs, **parameters)
     assert_same_model(one, several)

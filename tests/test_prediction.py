@@ -1,0 +1,49 @@
+"""Threads share the rows of a large prediction, and leave a small one alone."""
+
+from threading import get_ident
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from reference import draw_problem
+from scipy import sparse
+
+from skparse import _prediction
+
+
+def rows_of(n_rows, n_columns):
+    return sparse.csr_array(np.ones((n_rows, n_columns)))
+
+
+def run(n_rows, n_columns, n_jobs):
+    """Blocks that `run_blocks` makes, and the threads that worked on them."""
+    threads = set()
+
+    def block(first, last):
+        threads.add(get_ident())
+        return first, last
+
+    parameters = draw_problem().parameters
+    return _prediction.run_blocks(block, rows_of(n_rows, n_columns), parameters, n_jobs), threads
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 3, 4, 5, 1001])
+@pytest.mark.parametrize("n_jobs", [1, 2, 3])
+def test_blocks_are_all_rows_in_order(n_rows, n_jobs, monkeypatch):
+    monkeypatch.setattr(_prediction, "WORTH_THREADS", 0)
+    blocks, _ = run(n_rows, 2, n_jobs)
+    assert_array_equal(
+        np.concatenate([np.arange(*block) for block in blocks] or [np.arange(0)]),
+        np.arange(n_rows),
+    )
+
+
+def test_little_work_stays_in_the_calling_thread():
+    blocks, threads = run(2000, 10, n_jobs=2)
+    assert blocks == [(0, 2000)] and threads == {get_ident()}
+
+
+@pytest.mark.parametrize("shape", [(20_000, 10), (200, 1000)])
+def test_many_nonzeros_are_shared_however_few_the_rows(shape):
+    blocks, threads = run(*shape, n_jobs=2)
+    assert len(blocks) == 4 and get_ident() not in threads
