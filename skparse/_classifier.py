@@ -27,7 +27,7 @@ from . import _training as training
 from ._compression import prune, round_values
 from ._engines import choose_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
-from ._initialization import Exposure, choose_score_map, experts_of_classes
+from ._initialization import Exposure, ScoreMap, choose_score_map, experts_of_classes
 from ._parameters import ModelParameters, with_values
 from ._persistence import pack_state, packed_bytes, unpack_state
 
@@ -324,7 +324,7 @@ class SparseExpertClassifier(
             random_state = check_random_state(self.random_state)
             samples, held_out = self._hold_out(samples, held_out, multilabel, random_state)
             data = self._training_data(samples, classes, continues=start is not None)
-            settings = self._settings(data, multilabel)
+            settings = self._settings(data, multilabel, continues=start is not None)
             engine = choose_engine(self.engine, self.device)
             describe = partial(
                 self._describe, classes=classes, multilabel=multilabel, continues=start is not None
@@ -338,6 +338,7 @@ class SparseExpertClassifier(
                 begin=partial(task.begin_step, describe=describe),
             )
             self._record(result.parameters, classes, multilabel, continues=start is not None)
+            self._score_map = [float(value) for value in result.score_map]
             self.loss_curve_ = result.loss_curve
             self.n_iter_ = len(result.loss_curve)
             self.t_ = result.exposure.total + (0.0 if start is None else self.t_)
@@ -399,7 +400,7 @@ class SparseExpertClassifier(
             result = training.train_on_stream(
                 None if first_call else self._parameters(),
                 data,
-                self._settings(data, multilabel, in_stream=True),
+                self._settings(data, multilabel, continues=not first_call, in_stream=True),
                 engine,
                 check_random_state(self.random_state),
                 None if first_call else self._earlier_exposure(),
@@ -407,6 +408,7 @@ class SparseExpertClassifier(
             parameters = result.parameters
             self._record(parameters, self.classes_, multilabel, continues=not first_call)
             self._exposure = tuple(result.exposure)
+            self._score_map = [float(value) for value in result.score_map]
             self.loss_curve_ = [*getattr(self, "loss_curve_", []), *result.loss_curve]
             self.n_iter_ = len(self.loss_curve_)
             self.t_ = result.exposure.total
@@ -709,11 +711,15 @@ class SparseExpertClassifier(
         class_experts = experts_of_classes(n_experts, len(classes))
         return training.TrainingData(X, samples.labels, weight, class_experts)
 
-    def _settings(self, data, multilabel, in_stream=False):
+    def _settings(self, data, multilabel, *, continues, in_stream=False):
         n, (n_classes, n_experts) = data.X.shape[0], data.class_experts.shape
         in_full = n <= training.SMALL_SAMPLE and not in_stream
         automatic = n if in_full else min(training.BATCH_SIZE, n)
         batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
+        # A model is trained further with the map it was calibrated to.
+        score_map = choose_score_map(n_classes, multilabel)
+        if continues:
+            score_map = ScoreMap(*self._score_map)
         return training.TrainingSettings(
             top_k=self.top_k,
             weight_density=None if self.weight_density == "auto" else self.weight_density,
@@ -728,7 +734,7 @@ class SparseExpertClassifier(
             in_stream=in_stream,
             n_threads=effective_n_jobs(self.n_jobs),
             multilabel=multilabel,
-            score_map=choose_score_map(n_classes, multilabel),
+            score_map=score_map,
             opposite_pair=(
                 not multilabel and n_classes == n_experts == 2 and self.weight_density == "auto"
             ),

@@ -28,12 +28,12 @@ def choose_engine(engine, device):
         )
     if engine == "numba" or (engine == "auto" and device == "cpu"):
         try:
-            from . import _kernels
+            from . import _numba_engine
         except ImportError:
             if engine == "numba":
                 raise
         else:
-            return _kernels
+            return _numba_engine
     from ._torch_engine import TorchEngine
 
     return TorchEngine(device)

@@ -14,10 +14,21 @@ from ._parameters import ModelParameters, with_values
 
 # Chosen by held-out accuracy on training parts of ten text sets (docs/design.md).
 # Margin at the start per unit of log-odds and nonzero of typical size: the longer the texts,
-# the more naive Bayes has to say.
+# the more naive Bayes has to say. With rows kept apart, so many times the slope of the least
+# squares fit of their targets, within limits.
 PRIOR_STRENGTH = 0.12
+PRIOR_SLOPES = 7.0
+PRIOR_LIMITS = 0.03, 0.2
 PRIOR_SMOOTHING = 0.1  # pseudo mass per feature, in units of the row norm
-ABSENCE_COUNT = 1.0  # expected samples of a class from which an absence is evidence
+# Relevance of a feature: (information + floor) ** power, smoothed with samples of all classes.
+RELEVANCE_SMOOTHING = 12.0
+RELEVANCE_FLOOR = 0.1
+RELEVANCE_POWER = 0.35
+# Expected samples of a class from which an absence is evidence: 1, and fewer from 20 experts on,
+# where the pattern is a smaller part of the dense one.
+ABSENCE_COUNT = 1.0
+LOWEST_ABSENCE_COUNT = 0.4
+NEXT_TO_NOTHING = 1e-30  # connects without telling anything
 FEATURE_DROPOUT = 0.1  # share of the features hidden from each expert of a shared class
 
 
@@ -113,7 +124,12 @@ def _weight_per_column(matrix, row_weight):
     return totals
 
 
-def with_absences(sums, exposure, count=ABSENCE_COUNT):
+def choose_absence_count(n_experts):
+    """Choose from how many expected samples on an absence is connected."""
+    return max(LOWEST_ABSENCE_COUNT, min(ABSENCE_COUNT, 20 / n_experts))
+
+
+def with_absences(sums, exposure, count):
     """Add the pairs (feature, expert) with at least ``count`` expected samples to ``sums``.
 
     They enter with next to nothing: the feature was never seen with the expert, although
@@ -125,11 +141,13 @@ def with_absences(sums, exposure, count=ABSENCE_COUNT):
     seen = np.diff(sums.indptr) > 0
     needed[seen] = count * exposure.total / exposure.feature[seen]
     reach = np.searchsorted(-exposure.expert[by_size], -needed, side="right")
+    # Kernels read a feature that is connected to all experts faster than one with most.
+    reach[2 * np.maximum(reach, np.diff(sums.indptr)) > sums.shape[1]] = sums.shape[1]
     first = np.repeat(np.cumsum(reach) - reach, reach)
     experts = by_size[np.arange(len(first)) - first]
     features = np.repeat(np.arange(sums.shape[0]), reach)
-    almost_nothing = np.full(len(experts), 1e-30, dtype=sums.dtype)
-    expected = sparse.csr_array((almost_nothing, (features, experts)), shape=sums.shape)
+    values = np.full(len(experts), NEXT_TO_NOTHING, dtype=sums.dtype)
+    expected = sparse.csr_array((values, (features, experts)), shape=sums.shape)
     return sums + expected
 
 
@@ -148,8 +166,35 @@ def drop_features(sums, class_experts, share, random_state):
     return sparse.csr_array(entries, shape=sums.shape)
 
 
+def measure_relevance(sums, exposure):
+    """Measure how much each feature tells about the experts of a sample, (n_features,).
+
+    The divergence of the experts of the samples with the feature from those of all samples, in
+    units of the entropy of the latter. Training on features that are multiplied by their
+    relevance shrinks the weights of those that tell little the most.
+    """
+    if sums.nnz == 0:
+        return np.ones(sums.shape[0], sums.dtype)
+    background = (exposure.expert / exposure.expert.sum()).astype(sums.dtype)
+    used = background[background > 0]
+    entropy = -float(used @ np.log(used))
+    if entropy <= 0:  # all samples have the same expert
+        return np.ones(sums.shape[0], sums.dtype)
+    smoothing = sums.dtype.type(RELEVANCE_SMOOTHING * sums.sum() / exposure.feature.sum())
+    total = sums.sum(axis=1)
+    # What the smoothing alone leaves to an expert that was never seen with the feature.
+    left = smoothing / (total + smoothing)
+    expected = np.maximum(background[sums.indices], np.finfo(sums.dtype).tiny)
+    ratio = sums.data / np.repeat(total + smoothing, np.diff(sums.indptr)) / expected
+    ratio += np.repeat(left, np.diff(sums.indptr))
+    terms = with_values(sums, expected * ratio * np.log(ratio)).sum(axis=1)
+    unseen = np.maximum(1 - with_values(sums, expected).sum(axis=1), 0)
+    divergence = np.maximum(terms + unseen * left * np.log(left), 0)
+    return (divergence / entropy + RELEVANCE_FLOOR) ** RELEVANCE_POWER
+
+
 def naive_bayes_margins(sums, X, sample_weight, geometry):
-    """Complement naive-Bayes log-odds on the pattern of ``sums``, in units of the margin.
+    """Complement naive-Bayes log-odds on the pattern of ``sums``, per nonzero of typical size.
 
     log(mass of the feature / mass of the feature outside the expert's classes), smoothed;
     zero where the feature was never seen with the expert. Zero throughout if X has negative
@@ -163,26 +208,69 @@ def naive_bayes_margins(sums, X, sample_weight, geometry):
     inside = np.repeat(mass, np.diff(sums.indptr))
     outside = np.maximum(inside - sums.data, 0)
     log_odds = np.log((inside + smoothing) / (outside + smoothing))
-    return sums.dtype.type(PRIOR_STRENGTH / geometry.bias_feature) * log_odds
+    return log_odds / sums.dtype.type(geometry.bias_feature)
 
 
-def connect(data, weight_density, random_state):
+def choose_prior_strength(margins, data, held_out):
+    """Choose the factor on naive-Bayes margins by what they say of rows they were not made of.
+
+    The better naive Bayes alone explains the targets of the held-out rows, the larger it is.
+    """
+    rows = np.flatnonzero(held_out)
+    said = sparse.csr_array(data.X[rows] @ margins)
+    weight = data.sample_weight[rows].astype(np.float64)
+    per_entry = np.repeat(weight, np.diff(said.indptr))
+    targets = data.row_experts[rows]  # +1 where it stores an entry, -1 elsewhere
+    size = weight.sum() * said.shape[1]
+    total, square = per_entry @ said.data, per_entry @ said.data.astype(np.float64) ** 2
+    of_targets = 2 * (weight @ np.diff(targets.indptr)) - size
+    product = 2 * (weight @ said.multiply(targets).sum(axis=1)) - total
+    if size == 0 or square * size <= total**2:
+        return PRIOR_STRENGTH
+    slope = (product - total * of_targets / size) / (square - total**2 / size)
+    return float(np.clip(PRIOR_SLOPES * slope, *PRIOR_LIMITS))
+
+
+def connect(data, weight_density, held_out, random_state):
     """Choose the pattern of the router weights and where its margins start.
+
+    Parameters
+    ----------
+    data : `skparse._training.TrainingData`
+    weight_density : float or None
+    held_out : ndarray (n_samples,) of bool
+        Rows whose features' classes are not looked at, but for the pattern.
+    random_state : numpy.random.RandomState
 
     Returns
     -------
+    data : `skparse._training.TrainingData`
+        With features multiplied by their relevance.
     start : csr_array (n_features, n_experts)
         Naive-Bayes log-odds as margins of linear classifiers.
     """
-    sums = feature_sums(data.X, data.sample_weight, data.row_experts)
-    count = ABSENCE_COUNT
+    weight = np.where(held_out, data.sample_weight.dtype.type(NEXT_TO_NOTHING), data.sample_weight)
+    sums = feature_sums(data.X, weight, data.row_experts)
+    relevance = measure_relevance(sums, data.exposure)
+    data = data.with_relevance(relevance)
+    sums = scale_rows(sums, relevance)
+    count = choose_absence_count(sums.shape[1])
     if weight_density is not None:
         count = _count_for_density(data.exposure, weight_density)
     sums = with_absences(sums, data.exposure, count)
     sums = drop_features(sums, data.class_experts, FEATURE_DROPOUT, random_state)
     sums = in_small_integers(sums)
-    margins = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry)
-    return with_values(sums, margins)
+    margins = with_values(sums, naive_bayes_margins(sums, data.X, weight, data.geometry))
+    strength = PRIOR_STRENGTH
+    if held_out.any():
+        strength = choose_prior_strength(margins, data, held_out)
+    margins.data *= margins.dtype.type(strength)
+    return data, margins
+
+
+def scale_rows(matrix, factors):
+    """Multiply every row of a CSR array by its factor."""
+    return with_values(matrix, matrix.data * np.repeat(factors, np.diff(matrix.indptr)))
 
 
 def in_small_integers(matrix):
@@ -212,7 +300,7 @@ def _count_for_density(exposure, weight_density):
 def connect_more(parameters, data, exposure):
     """Add the connections that new samples ask for to a model, with weights of zero."""
     sums = feature_sums(data.X, data.sample_weight, data.row_experts)
-    sums = with_absences(sums, exposure)
+    sums = with_absences(sums, exposure, choose_absence_count(sums.shape[1]))
     old = parameters.router
     union = in_small_integers(sums + with_values(old, np.ones_like(old.data)))
     values = np.zeros(union.nnz, old.dtype)
@@ -223,9 +311,9 @@ def connect_more(parameters, data, exposure):
 def start_new_features(margins, known, data):
     """Start the features that are not ``known`` (n_features,) yet at naive-Bayes log-odds."""
     sums = feature_sums(data.X, data.sample_weight, data.row_experts)
-    log_odds = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry)
+    start = naive_bayes_margins(sums, data.X, data.sample_weight, data.geometry)
     values = np.zeros_like(margins.data)
-    values[np.searchsorted(_keys(margins), _keys(sums))] = log_odds
+    values[np.searchsorted(_keys(margins), _keys(sums))] = sums.dtype.type(PRIOR_STRENGTH) * start
     is_new = np.repeat(~known, np.diff(margins.indptr))
     return with_values(margins, np.where(is_new, values, margins.data))
 

@@ -13,7 +13,8 @@ from scipy import sparse
 from ._parameters import csr_parts, with_values
 from ._threads import map_threads
 
-LINEAR_EPOCHS = 7
+LINEAR_EPOCHS = 8
+EPOCHS_APART = 6  # of them, before the rows that are kept apart join
 STREAM_EPOCHS = 2
 STREAM_HORIZON = 6
 

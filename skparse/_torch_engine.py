@@ -1,4 +1,4 @@
-"""The functions of `skparse._kernels` in PyTorch: for GPUs, and where numba cannot compile.
+"""The functions of `skparse._numba_engine` in PyTorch: for GPUs, and where numba cannot compile.
 
 Every method takes and changes numpy arrays in the way the kernel of the same name does.
 """
@@ -47,6 +47,38 @@ class TorchEngine:
             moved.index_add_(0, connections, -x * step.flatten()[places] / scale)
         values[:], bias[:] = moved.cpu().numpy(), offsets.cpu().numpy()
         return scale
+
+    def embedding_epoch(self, X, rows, labels, view, squares, drawn, rates, batch_size):
+        X, (order, weight) = tuple(map(self._tensor, X)), map(self._tensor, rows)
+        targets, lists = self._tensor(labels), self._tensor(drawn)
+        embedding, output, bias = trained = tuple(map(self._tensor, view))
+        of_features, of_outputs, of_biases = summed = tuple(map(self._tensor, squares))
+        unit, rate, stand_in = rates
+        for b, batch in enumerate(torch.split(order, batch_size)):
+            own = targets[batch].unique()
+            sure = own if drawn.shape[1] else torch.arange(len(bias), device=self.device)
+            others = lists[b].unique()
+            experts = torch.cat([sure, others[~torch.isin(others, sure)]])
+            added = torch.full_like(bias[experts], stand_in)
+            added[: len(sure)] = 0
+            places, nonzeros = expand_rows(X[0], batch)
+            features, x = X[1][nonzeros].long(), unit * X[2][nonzeros]
+            e = embedding.new_zeros(len(batch), embedding.shape[1])
+            e = e.index_add(0, places, x[:, None] * embedding[features])
+            residual = torch.softmax(e @ output[experts].T + bias[experts] + added, dim=1)
+            residual -= (targets[batch][:, None] == experts).to(e.dtype)
+            residual *= weight[batch][:, None]
+            pull, totals = residual @ output[experts], residual.sum(dim=0)
+            gradient = residual.T @ e
+            of_outputs[experts] += (gradient**2).mean(dim=1)
+            output[experts] -= rate / of_outputs[experts].sqrt()[:, None] * gradient
+            of_biases[experts] += totals**2
+            bias[experts] -= rate * totals / of_biases[experts].sqrt()
+            of_features.index_add_(0, features, x**2 * (pull**2).mean(dim=1)[places])
+            step = rate * x / of_features[features].sqrt()
+            embedding.index_add_(0, features, -step[:, None] * pull[places])
+        for mine, theirs in zip((*view, *squares), (*trained, *summed), strict=True):
+            mine[:] = theirs.cpu().numpy()
 
     def nested_epoch(
         self, X, order, labels, steps, router, expert, intercepts, grids, batch_size, rates,

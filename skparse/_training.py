@@ -1,13 +1,17 @@
 """Training: a linear start for the experts, then epochs in which every K is trained at once."""
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+from . import _calibration as calibration
 from . import _initialization as initialization
 from . import _linear_start as linear_start
+from . import _shared_view as shared_view
 from ._compression import prune
 from ._parameters import ModelParameters, csr_parts, with_values
 from ._threads import map_threads
@@ -42,12 +46,14 @@ class TrainingSettings:
     in_stream: bool  # an epoch visits each row once, however few there are
     score_map: initialization.ScoreMap
     opposite_pair: bool  # two classes, two experts: what speaks for one speaks against the other
+    view: shared_view.SharedView | None = None  # what the finished model has in addition
 
 
 class TrainingResult(NamedTuple):
     """A trained model and the record of its training."""
 
     parameters: ModelParameters
+    score_map: initialization.ScoreMap  # as calibrated
     loss_curve: list  # mean loss of each epoch, over the sparsity levels it drew
     validation_scores: list  # of the averaged model after each epoch; empty without a set
     exposure: initialization.Exposure  # what the model has learnt from
@@ -61,18 +67,38 @@ class TrainingData:
     labels: sparse.csr_array  # (n_samples, n_classes) of ones
     sample_weight: np.ndarray
     class_experts: sparse.csr_array  # (n_classes, n_experts) of ones
-    row_experts: sparse.csr_array = field(init=False)  # (n_samples, n_experts)
-    geometry: linear_start.Geometry = field(init=False)
-    squared_norms: np.ndarray = field(init=False)
-    total_weight: float = field(init=False)
-    exposure: initialization.Exposure = field(init=False)
+    relevance: np.ndarray | None = None  # what X was multiplied by, (n_features,)
 
-    def __post_init__(self):
-        self.row_experts = (self.labels @ self.class_experts).tocsr()
-        self.geometry = linear_start.measure_geometry(self.X, self.sample_weight)
-        self.squared_norms = linear_start.squared_norms(self.X)
-        self.total_weight = float(self.sample_weight.sum(dtype=np.float64))
-        self.exposure = initialization.measure_exposure(self)
+    @cached_property
+    def row_experts(self):
+        """Experts of the labels of each row, (n_samples, n_experts)."""
+        return (self.labels @ self.class_experts).tocsr()
+
+    @cached_property
+    def geometry(self):
+        return linear_start.measure_geometry(self.X, self.sample_weight)
+
+    @cached_property
+    def squared_norms(self):
+        return linear_start.squared_norms(self.X)
+
+    @cached_property
+    def total_weight(self):
+        return float(self.sample_weight.sum(dtype=np.float64))
+
+    @cached_property
+    def exposure(self):
+        return initialization.measure_exposure(self)
+
+    def with_relevance(self, relevance):
+        """Return the data with every feature multiplied by its relevance."""
+        values = relevance[self.X.indices]
+        values *= self.X.data
+        scaled = copy(self)
+        for name in ("geometry", "squared_norms"):
+            vars(scaled).pop(name, None)
+        scaled.X, scaled.relevance = with_values(self.X, values), relevance
+        return scaled
 
 
 def _tell_nobody(step):
@@ -96,18 +122,71 @@ def train(data, settings, engine, random_state, *, begin=_tell_nobody, **monitor
     TrainingResult
     """
     end = begin("linear-start")
-    start = initialization.connect(data, settings.weight_density, random_state)
-    bias = np.zeros(start.shape[1], start.dtype)
-    orders = [draw_order(data, settings, random_state) for _ in range(linear_start.LINEAR_EPOCHS)]
-    margins, bias = _run_linear(data, start, bias, orders, settings, engine)
-    parameters = initialization.scores_from_margins(
-        margins, bias, data.geometry, data.class_experts, settings.score_map
-    )
+    held_out = calibration.choose_held_out(data.X.shape[0], settings.multilabel, random_state)
+    data, start = initialization.connect(data, settings.weight_density, held_out, random_state)
+    parameters, settings = _train_linearly(data, start, held_out, settings, engine, random_state)
     parameters = _limit_density(parameters, data, settings)
-    end(lambda: initialization.sharpen(parameters, settings.score_map))
+    end(lambda: finish(parameters, data, settings))
     return run_nested_epochs(
         parameters, data, settings, engine, random_state, begin=begin, **monitors
     )
+
+
+def _train_linearly(data, margins, held_out, settings, engine, random_state):
+    """Run the linear epochs and train the view, calibrate on the rows that join on the way.
+
+    Returns
+    -------
+    parameters : ModelParameters
+    settings : TrainingSettings
+        With the score map as calibrated, and with the shared view if there is one.
+    """
+    orders = [draw_order(data, settings, random_state) for _ in range(linear_start.LINEAR_EPOCHS)]
+    n_apart = linear_start.EPOCHS_APART if held_out.any() else len(orders)
+    first = [order[~held_out[order]] for order in orders[:n_apart]]
+    bias = np.zeros(margins.shape[1], margins.dtype)
+    margins, bias = _run_linear(data, margins, bias, first, settings, engine)
+    parameters = _as_model(margins, bias, data, settings)
+    if shared_view.is_worthwhile(data, settings):
+        settings = _train_view(data, held_out, parameters, settings, engine, random_state)
+    if held_out.any():
+        score_map = calibration.calibrate(
+            _with_view(parameters, settings), data, held_out, settings, engine
+        )
+        settings = replace(settings, score_map=score_map)
+        seen = float(data.sample_weight[np.concatenate(first)].sum(dtype=np.float64))
+        margins, bias = _run_linear(
+            data, margins, bias, orders[n_apart:], settings, engine, seen=seen
+        )
+        parameters = _as_model(margins, bias, data, settings)
+    return parameters, settings
+
+
+def _train_view(data, held_out, parameters, settings, engine, random_state):
+    """Train a shared view; returns the settings with it, and with the sharpness it asks for."""
+    rows = np.flatnonzero(~held_out)
+    view = shared_view.train_shared_view(data, rows, parameters, engine, random_state)
+    flatter = shared_view.FLATTER * settings.score_map.sharper_scores
+    score_map = settings.score_map._replace(sharper_scores=flatter)
+    return replace(settings, view=view, score_map=score_map)
+
+
+def _as_model(margins, bias, data, settings):
+    return initialization.scores_from_margins(
+        margins, bias, data.geometry, data.class_experts, settings.score_map
+    )
+
+
+def _with_view(parameters, settings):
+    return parameters if settings.view is None else shared_view.add_view(parameters, settings.view)
+
+
+def finish(parameters, data, settings):
+    """Turn parameters in training into those of the model: complete, calibrated, for X as is."""
+    finished = initialization.sharpen(_with_view(parameters, settings), settings.score_map)
+    if data.relevance is None:
+        return finished
+    return finished._replace(router=initialization.scale_rows(finished.router, data.relevance))
 
 
 def _limit_density(parameters, data, settings):
@@ -119,14 +198,18 @@ def _limit_density(parameters, data, settings):
     return prune(parameters, feature_scale, settings.weight_density)
 
 
-def _run_linear(data, margins, bias, orders, settings, engine, seen=0.0):
-    """Run linear epochs on the experts, or on the difference of two opposite ones."""
+def _run_linear(data, margins, bias, orders, settings, engine, *, seen=0.0, earlier=0.0):
+    """Run linear epochs on the experts, or on the difference of two opposite ones.
+
+    ``seen`` is the sample weight that was visited before, ``earlier`` that of earlier samples.
+    Returns (margins, bias).
+    """
     row_experts = data.row_experts
     if settings.opposite_pair:
         row_experts = row_experts[:, [1]].tocsr()
         margins, bias = initialization.join_pair(margins, bias)
     clock = linear_start.build_clock(
-        data.geometry, settings, seen=seen, horizon=seen + data.total_weight
+        data.geometry, settings, seen=seen + earlier, horizon=earlier + data.total_weight
     )
     margins, bias = linear_start.run_linear_start(
         data, margins, bias, row_experts, clock, orders, settings, engine
@@ -170,10 +253,8 @@ def train_on_stream(parameters, data, settings, engine, random_state, exposure):
     margins, bias = initialization.margins_from_scores(parameters, data.geometry, score_map)
     margins = initialization.start_new_features(margins, known, data)
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.STREAM_EPOCHS)]
-    margins, bias = _run_linear(data, margins, bias, orders, settings, engine, seen=seen)
-    moved = initialization.scores_from_margins(
-        margins, bias, data.geometry, data.class_experts, score_map
-    )
+    margins, bias = _run_linear(data, margins, bias, orders, settings, engine, earlier=seen)
+    moved = _as_model(margins, bias, data, settings)
     moved = moved._replace(expert=parameters.expert, intercept=parameters.intercept)
     moved = _limit_density(moved, data, settings)
     result = run_nested_epochs(moved, data, settings, engine, random_state)
@@ -217,16 +298,18 @@ def run_nested_epochs(
         mean.moved_towards(current, linear_start.average_share(epoch))
         score = None
         if validate is not None:
-            score = validate(initialization.sharpen(mean, settings.score_map))
+            score = validate(finish(mean, data, settings))
         if monitor.record(loss, score) and settings.early_stopping and score is not None:
             best = mean.copy()
         if report is not None:
             report(epoch, loss, score)
-        asked_to_stop = end(lambda: initialization.sharpen(mean, settings.score_map))
+        asked_to_stop = end(lambda: finish(mean, data, settings))
         if asked_to_stop or monitor.stalled:
             break
-    trained = initialization.sharpen(best or mean, settings.score_map)
-    return TrainingResult(trained, monitor.losses, monitor.scores, data.exposure)
+    trained = finish(best or mean, data, settings)
+    return TrainingResult(
+        trained, settings.score_map, monitor.losses, monitor.scores, data.exposure
+    )
 
 
 class _Progress:

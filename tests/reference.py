@@ -14,6 +14,7 @@ from scipy import sparse
 from skparse import SparseExpertClassifier, _training
 from skparse._linear_start import StepClock
 from skparse._parameters import ModelParameters, csr_parts
+from skparse._shared_view import SharedView
 
 
 def row_entries(matrix, i):
@@ -211,6 +212,47 @@ def nested_epoch(
     return (weights, b1, outputs, b2), loss
 
 
+def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
+    """One epoch of softmax regression on sums of embeddings; returns (*view, *squares).
+
+    Every batch: all residuals first, then the squares, then the steps. The squared gradients of
+    a feature are those of its entries, one by one; those of an expert are of the whole batch.
+    """
+    (order, sample_weight), (unit, rate, stand_in) = rows, rates
+    embedding, output, bias = (np.array(part, float) for part in view)
+    of_features, of_outputs, of_biases = (np.array(part, float) for part in squares)
+    for b in range(len(drawn)):
+        batch = [int(i) for i in order[b * batch_size : (b + 1) * batch_size]]
+        own = {int(labels[i]) for i in batch}
+        others = {int(c) for c in drawn[b]} - own
+        if drawn.shape[1] == 0:
+            own = set(range(len(bias)))
+        by_output, by_bias = np.zeros_like(output), np.zeros_like(bias)
+        steps = []
+        for i in batch:
+            entries = [(j, unit * x) for j, x in row_entries(X, i)]
+            e = sum((x * embedding[j] for j, x in entries), np.zeros(output.shape[1]))
+            experts = sorted(own | others)
+            z = [e @ output[c] + bias[c] + (stand_in if c in others else 0.0) for c in experts]
+            pull = np.zeros_like(e)
+            for c, probability in zip(experts, softmax(z), strict=True):
+                residual = float(sample_weight[i]) * (probability - (c == labels[i]))
+                by_output[c] += residual * e
+                by_bias[c] += residual
+                pull += residual * output[c]
+            steps += [(j, x * pull) for j, x in entries]
+        for j, gradient in steps:
+            of_features[j] += np.mean(gradient**2)
+        for j, gradient in steps:
+            embedding[j] -= rate / np.sqrt(of_features[j]) * gradient
+        for c in own | others:
+            of_outputs[c] += np.mean(by_output[c] ** 2)
+            output[c] -= rate / np.sqrt(of_outputs[c]) * by_output[c]
+            of_biases[c] += by_bias[c] ** 2
+            bias[c] -= rate / np.sqrt(of_biases[c]) * by_bias[c]
+    return embedding, output, bias, of_features, of_outputs, of_biases
+
+
 class Problem(NamedTuple):
     """Samples, labels and a model in the form that the engines take."""
 
@@ -376,6 +418,37 @@ def run_linear_epoch(engine, arguments):
     values, bias = arguments[4].copy(), arguments[5].copy()
     scale = engine.linear_epoch(*arguments[:4], values, bias, *arguments[6:])
     return scale * values, bias
+
+
+def draw_embedding_arguments(problem, n_drawn, batch_size, *, rank=3, seed=0):
+    """Arguments of ``embedding_epoch`` for a problem, whose experts are the labels.
+
+    One row is not visited, some have no weight. Of the experts drawn for the first batch (none
+    for ``n_drawn=0``) the first two are the same one, that of a row of the batch.
+    """
+    rng = np.random.RandomState(seed)
+    (n, m), dtype = problem.parameters.router.shape, problem.parameters.dtype
+    labels = rng.randint(m, size=problem.n_samples).astype(np.int32)
+    order = rng.permutation(problem.n_samples)[1:]
+    weight = rng.randint(4, size=problem.n_samples) / 2
+    drawn = rng.randint(m, size=(-(-len(order) // batch_size), n_drawn))
+    drawn[0, :2] = labels[order[0]]
+    view = SharedView(
+        *(rng.normal(size=shape).astype(dtype) for shape in ((n, rank), (m, rank), m))
+    )
+    squares = tuple(rng.uniform(0.01, 0.5, size=len(part)).astype(dtype) for part in view)
+    rates = 0.7, 0.1, (np.log(m / n_drawn) if n_drawn else 0.0)
+    return (
+        problem.X, (order, weight.astype(dtype)), labels, view, squares, drawn, rates, batch_size
+    )  # fmt: skip
+
+
+def run_embedding_epoch(engine, arguments):
+    """Run an engine on copies; returns (*view, *squares), as the twin does."""
+    view = SharedView(*(part.copy() for part in arguments[3]))
+    squares = tuple(part.copy() for part in arguments[4])
+    engine.embedding_epoch(*arguments[:3], view, squares, *arguments[5:])
+    return *view, *squares
 
 
 def run_logits(engine, problem, top_k, first=0, last=None, *, write="logits"):

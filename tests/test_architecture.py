@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import skparse
+from skparse import _numba_engine
+from skparse._torch_engine import TorchEngine
 
 PACKAGE = Path(skparse.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -59,8 +61,22 @@ def test_only_the_door_validates_data():
 
 
 def test_kernels_know_numpy_and_their_compiler_only():
-    assert packages_of("_kernels.py") == {"numpy", "numba"}
-    assert files_importing("numba") == {"_kernels.py"}
+    assert packages_of("_kernels.py") == {"numpy", "numba", "llvmlite"}
+    assert packages_of("_embedding_kernels.py") == {"numpy", "numba"}
+    assert files_importing("numba") == {"_kernels.py", "_embedding_kernels.py"}
+
+
+def test_kernels_stay_behind_their_engine():
+    assert files_importing("skparse._kernels") == {"_numba_engine.py"}
+    assert files_importing("skparse._embedding_kernels") == {"_numba_engine.py"}
+    assert files_importing("skparse._numba_engine") == {"_engines.py"}
+    assert files_importing("skparse._numba_engine", inside_functions=False) == set()
+
+
+def test_both_engines_compute_the_same_functions():
+    of_numba = set(_numba_engine.__all__)
+    assert of_numba == {name for name in vars(TorchEngine) if not name.startswith("_")}
+    assert all(callable(getattr(_numba_engine, name)) for name in of_numba)
 
 
 def test_the_torch_core_knows_torch_and_numpy_only():
@@ -81,7 +97,6 @@ def test_torch_stays_behind_its_engine():
 
 
 def test_engines_are_chosen_in_one_place():
-    assert files_importing("skparse._kernels") == {"_engines.py"}
     assert files_importing("skparse._engines") == {"_classifier.py"}
 
 

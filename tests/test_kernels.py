@@ -8,16 +8,18 @@ import reference
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import (
     PROBLEMS,
+    draw_embedding_arguments,
     draw_linear_arguments,
     draw_nested_arguments,
     draw_problem,
     run_codes,
+    run_embedding_epoch,
     run_linear_epoch,
     run_logits,
     run_nested_epoch,
 )
 
-from skparse import _kernels
+from skparse import _embedding_kernels, _kernels
 
 TOLERANCE = {
     np.float64: {"rtol": 1e-11, "atol": 1e-12},
@@ -116,6 +118,51 @@ def test_linear_epoch_equals_the_reference(name, full_batch, dtype):
         assert_allclose(bias, expected_bias, **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_drawn", [0, 2, 9])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_embedding_epoch_equals_the_reference(name, n_drawn, dtype):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    for batch_size in (1, 5, problem.n_samples + 1):
+        arguments = draw_embedding_arguments(problem, n_drawn, batch_size)
+        actual = run_embedding_epoch(_embedding_kernels, arguments)
+        for mine, theirs in zip(actual, reference.embedding_epoch(*arguments), strict=True):
+            assert mine.dtype == dtype
+            assert_allclose(mine, theirs, **TOLERANCE[dtype])
+
+
+def test_an_epoch_on_embeddings_moves_what_its_rows_and_drawn_experts_touch_only():
+    problem = draw_problem(n_samples=7, n_features=60, n_experts=40, fill=0.1)
+    arguments = draw_embedding_arguments(problem, 2, 3)
+    X, (order, weight), labels, view, _, drawn, *_ = arguments
+    weight[:] = 1.0
+    moved = [
+        np.abs(mine - theirs).reshape(len(mine), -1).max(axis=1) > 0
+        for mine, theirs in zip(
+            run_embedding_epoch(_embedding_kernels, arguments)[:3], view, strict=True
+        )
+    ]
+    features = {j for i in order for j, _ in reference.row_entries(X, i)}
+    experts = {*labels[order].tolist(), *drawn.ravel().tolist()}
+    assert set(np.flatnonzero(moved[0])) == features
+    assert set(np.flatnonzero(moved[2])) == experts
+    assert set(np.flatnonzero(moved[1])) <= experts
+
+
+def test_an_epoch_on_embeddings_reads_the_rows_of_read_only_arrays_and_indices_of_64_bits():
+    narrow, wide = (draw_problem(index_dtype=dtype) for dtype in (np.int32, np.int64))
+    expected = run_embedding_epoch(_embedding_kernels, draw_embedding_arguments(narrow, 2, 5))
+    arguments = draw_embedding_arguments(wide, 2, 5)
+    assert wide.X[0].dtype == wide.X[1].dtype == np.int64
+    for array in wide.X:
+        array.flags.writeable = False
+    arguments = (*arguments[:2], arguments[2].astype(np.int64), *arguments[3:])
+    for mine, theirs in zip(
+        run_embedding_epoch(_embedding_kernels, arguments), expected, strict=True
+    ):
+        assert_array_equal(mine, theirs)
+
+
 @pytest.mark.parametrize("multilabel", [False, True])
 def test_indices_of_64_bits_give_the_numbers_of_32_bits(multilabel):
     narrow, wide = (
@@ -143,6 +190,25 @@ def test_read_only_input_is_read():
         array.flags.writeable = False
     assert_array_equal(run_logits(_kernels, problem, 3), expected)
     assert len(run_codes(_kernels, problem, 3)) == problem.n_samples
+
+
+@pytest.mark.parametrize("connected", [0.1, 0.5, 1.0])
+def test_rows_of_any_length_equal_the_reference(connected):
+    # Kernels look ahead in a row: it may be shorter than that, empty, or the last of all.
+    problem = draw_problem(n_samples=6, n_features=40, n_experts=30, connected=connected, fill=1.0)
+    indptr, indices, data = problem.X
+    lengths = np.array([1, 2, 8, 9, 19, 0])
+    last = indptr[1] + np.cumsum(lengths)
+    problem = problem._replace(
+        X=(np.append(indptr[1], last).astype(indptr.dtype), indices[: last[-1]], data[: last[-1]])
+    )
+    parts = problem.router, problem.expert, problem.parameters.intercepts
+    for top_k in (1, 4, 30):
+        expected = reference.logits(problem.X, range(6), *parts, top_k)
+        assert_allclose(run_logits(_kernels, problem, top_k), expected, **TOLERANCE[np.float64])
+    arguments = draw_nested_arguments(problem, [4], 2)
+    expected = reference.nested_epoch(*arguments)
+    assert_same_epoch(run_nested_epoch(_kernels, arguments), expected, **TOLERANCE[np.float64])
 
 
 def test_a_range_of_rows_gives_the_rows_of_the_whole():
@@ -199,14 +265,17 @@ def test_two_threads_at_once_give_what_one_gives():
             run_nested_epoch(_kernels, draw_nested_arguments(problem, [1, 2, 4], 32)),
             run_logits(_kernels, problem, 3),
             run_codes(_kernels, problem, 3),
+            run_embedding_epoch(_embedding_kernels, draw_embedding_arguments(problem, 4, 32)),
         )
 
     alone = [compute(problem) for problem in problems]
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(compute, problems))
-    for (linear, nested, z, kept), expected in zip(together, alone, strict=True):
+    for (linear, nested, z, kept, embedded), expected in zip(together, alone, strict=True):
         assert_array_equal(linear[0], expected[0][0])
         assert_array_equal(linear[1], expected[0][1])
         assert_same_epoch(nested, expected[1], rtol=0, atol=0)
         assert_array_equal(z, expected[2])
         assert kept == expected[3]
+        for mine, theirs in zip(embedded, expected[4], strict=True):
+            assert_array_equal(mine, theirs)

@@ -1,21 +1,25 @@
 """The torch engine computes what the compiled kernels compute."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import (
     PROBLEMS,
+    draw_embedding_arguments,
     draw_linear_arguments,
     draw_nested_arguments,
     draw_problem,
     run_codes,
+    run_embedding_epoch,
     run_linear_epoch,
     run_logits,
     run_nested_epoch,
 )
 
-from skparse import SparseExpertClassifier, _kernels
+from skparse import SparseExpertClassifier, _embedding_kernels, _kernels, _shared_view
 from skparse._torch_engine import TorchEngine
 from skparse.datasets import make_topic_documents
 
@@ -112,6 +116,24 @@ def test_linear_epoch_equals_the_kernel(name, full_batch, dtype, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_drawn", [0, 2, 9])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_embedding_epoch_equals_the_kernel(name, n_drawn, dtype, device):
+    problem = draw_problem(**PROBLEMS[name], dtype=dtype)
+    tolerance = tolerance_of(dtype, device)
+    if dtype == np.float32:  # sums in another order, divided by roots
+        tolerance["rtol"] = max(tolerance["rtol"], 1e-5)
+    for batch_size in (1, 5, problem.n_samples + 1):
+        arguments = draw_embedding_arguments(problem, n_drawn, batch_size)
+        assert_same_arrays(
+            run_embedding_epoch(TorchEngine(device), arguments),
+            run_embedding_epoch(_embedding_kernels, arguments),
+            **tolerance,
+        )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_an_expert_whose_weight_is_rounded_to_zero_is_still_kept(dtype, device):
     problem = draw_problem(n_experts=3, fill=0.0, dtype=dtype)
     problem.parameters.router_intercept[:] = [1.0, 2000.0, 3.0]
@@ -132,6 +154,11 @@ def test_indices_of_64_bits_give_the_numbers_of_32_bits():
     assert_same_arrays(of_wide[0], of_narrow[0], rtol=0, atol=0)
     of_wide, of_narrow = (
         run_linear_epoch(engine, draw_linear_arguments(problem, 5)) for problem in (wide, narrow)
+    )
+    assert_same_arrays(of_wide, of_narrow, rtol=0, atol=0)
+    of_wide, of_narrow = (
+        run_embedding_epoch(engine, draw_embedding_arguments(problem, 2, 5))
+        for problem in (wide, narrow)
     )
     assert_same_arrays(of_wide, of_narrow, rtol=0, atol=0)
 
@@ -180,6 +207,22 @@ def test_a_fit_with_torch_equals_a_fit_with_the_kernels(parameters, device):
     for name in ("router_intercept_", "intercept_", "loss_curve_"):
         assert_allclose(getattr(of_torch, name), getattr(of_kernels, name), **tolerance)
     assert_array_equal(of_torch.expert_load_, of_kernels.expert_load_)
+    assert_allclose(of_torch.predict_proba(X), of_kernels.predict_proba(X), **tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("parameters", [{}, {"weight_density": 0.3, "early_stopping": True}])
+def test_a_fit_on_short_texts_with_torch_equals_a_fit_with_the_kernels(parameters, device):
+    X, y = make_topic_documents(
+        400, 300, 20, n_classes=20, document_length=5, dtype=np.float64, random_state=0,
+        return_X_y=True,
+    )  # fmt: skip
+    with patch.object(_shared_view, "add_view", wraps=_shared_view.add_view) as add:
+        of_torch, of_kernels = fit_both(X, y, device, **parameters)
+    assert add.called
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if device == "cuda" else {"rtol": 1e-8, "atol": 1e-9}
+    assert_array_equal(of_torch.router_coef_.indices, of_kernels.router_coef_.indices)
+    assert_allclose(of_torch.router_coef_.data, of_kernels.router_coef_.data, **tolerance)
     assert_allclose(of_torch.predict_proba(X), of_kernels.predict_proba(X), **tolerance)
 
 

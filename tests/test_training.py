@@ -1,15 +1,21 @@
 """Training: sparsity levels, the order of rows, averages, and when it stops."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from fitted_models import reference_codes
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import prepare_training
 from scipy import sparse
 
 from skparse import SparseExpertClassifier, _kernels
+from skparse import _calibration as calibration
+from skparse import _initialization as initialization
 from skparse import _training as training
+from skparse._engines import choose_engine
+from skparse._linear_start import EPOCHS_APART, LINEAR_EPOCHS, StepClock
 from skparse._parameters import ModelParameters
 from skparse.datasets import make_topic_documents
 
@@ -32,8 +38,14 @@ class RecordingEngine:
 
     def __init__(self):
         self.orders, self.grids = [], []
+        self.linear_orders, self.clocks = [], []
+
+    def __getattr__(self, name):
+        return getattr(choose_engine("numba", "cpu"), name)
 
     def linear_epoch(self, *arguments):
+        self.linear_orders.append(arguments[1][0])
+        self.clocks.append(StepClock(*arguments[6]))
         return _kernels.linear_epoch(*arguments)
 
     def nested_epoch(self, *arguments):
@@ -121,6 +133,87 @@ def test_an_epoch_of_many_rows_visits_each_once():
     assert not np.array_equal(order, np.arange(3000))
 
 
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("n_samples", [1024, 2500])
+def test_rows_that_are_kept_apart_join_the_last_linear_epochs(n_samples, n_classes):
+    X, y = draw_documents(n_samples, n_classes=n_classes)
+    data, settings = prepare_training(X, y)
+    held_out = calibration.choose_held_out(n_samples, False, np.random.RandomState(0))
+    engine = RecordingEngine()
+    training.train(data, settings, engine, np.random.RandomState(0))
+    assert len(engine.linear_orders) == LINEAR_EPOCHS
+    for epoch, order in enumerate(engine.linear_orders):
+        visits = np.bincount(order, minlength=n_samples)
+        apart = epoch < EPOCHS_APART
+        assert visits[~held_out].min() == visits[~held_out].max() >= 1
+        assert set(visits[held_out]) == {0 if apart else visits[~held_out][0]}
+    for order in engine.orders:
+        assert np.bincount(order, minlength=n_samples).min() >= 1
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_no_row_is_kept_apart_in_small_data_or_with_several_labels(multilabel):
+    X, y = draw_documents(1100 if multilabel else 1023)
+    target = np.column_stack([y == 0, y % 2, y > 1]).astype(int) if multilabel else y
+    data, settings = prepare_training(X, target)
+    engine = RecordingEngine()
+    training.train(data, settings, engine, np.random.RandomState(0))
+    assert len(engine.linear_orders) == LINEAR_EPOCHS
+    for order in engine.linear_orders:
+        visits = np.bincount(order, minlength=len(y))
+        assert visits.min() == visits.max() >= 1
+
+
+@pytest.mark.parametrize("n_samples", [300, 1100])
+def test_the_clock_of_the_linear_start_counts_the_weight_that_was_visited(n_samples):
+    X, y = draw_documents(n_samples)
+    weight = np.random.RandomState(1).uniform(0.5, 2, size=n_samples)
+    data, settings = prepare_training(X, y, weight)
+    engine = RecordingEngine()
+    training.train(data, settings, engine, np.random.RandomState(0))
+    visited = [weight[order].sum() for order in engine.linear_orders]
+    expected = np.concatenate([[0], np.cumsum(visited)[:-1]])
+    assert_allclose([clock.seen for clock in engine.clocks], expected, rtol=1e-12)
+    assert len({clock._replace(seen=0.0) for clock in engine.clocks}) == 1
+
+
+class StoppedTraining(Exception):
+    """What the test wants to know is known."""
+
+
+def model_before_calibration(X, y, **parameters):
+    """Return what the epochs learnt that some rows are kept apart from."""
+    data, settings = prepare_training(X, y, **parameters)
+    learnt = []
+
+    def stop(model, *_):
+        learnt.append(model)
+        raise StoppedTraining
+
+    with patch.object(calibration, "calibrate", stop), pytest.raises(StoppedTraining):
+        training.train(data, settings, _kernels, np.random.RandomState(0))
+    return learnt[0]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"n_experts": 6}, {"n_experts": 3}], ids=str)
+def test_the_first_linear_epochs_learn_nothing_from_the_labels_of_held_out_rows(
+    parameters, monkeypatch
+):
+    # Every pair is connected and the classes stay as frequent: the rest may not depend on them.
+    monkeypatch.setattr(initialization, "choose_prior_strength", lambda *_: 0.1)
+    X, y = draw_documents(1100)
+    held_out = calibration.choose_held_out(len(y), False, np.random.RandomState(0))
+    rng, models = np.random.RandomState(0), []
+    for rows in ([], np.flatnonzero(held_out), np.flatnonzero(~held_out)[:50]):
+        shuffled = y.copy()
+        shuffled[rows] = rng.permutation(shuffled[rows])
+        models.append(model_before_calibration(X, shuffled, weight_density=1.0, **parameters))
+    model, without_them, other = (m.router.toarray() for m in models)
+    assert_allclose(without_them, model, rtol=1e-9, atol=1e-12)
+    assert_allclose(models[1].router_intercept, models[0].router_intercept, rtol=1e-9)
+    assert np.abs(other - model).max() > 1e-3
+
+
 def test_full_batches_leave_the_rows_in_place():
     X, y = draw_documents(50)
     data, settings = prepare_training(X, y)
@@ -135,6 +228,54 @@ def test_the_result_is_the_average_in_which_later_epochs_count_more():
     for array in result.parameters.arrays():
         assert_allclose(array, average(values), rtol=1e-14)
     assert_allclose(result.loss_curve, [4.0, 3.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize("n_samples", [100, 300, 1100])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_the_model_reads_features_in_the_units_of_the_user(n_classes, n_samples):
+    # Training multiplies the features by their relevance; the model takes them as they are.
+    X, y = draw_documents(n_samples, n_classes=n_classes)
+    data, settings = prepare_training(X, y, max_iter=1)
+    in_training = []
+
+    class IdleEngine(RecordingEngine):
+        def nested_epoch(self, X, *arguments):
+            router, _, (bias, _) = arguments[3:6]
+            rows = sparse.csr_array((X[2], X[1], X[0]), shape=data.X.shape)
+            weights = sparse.csr_array(
+                (router[2], router[1], router[0]), (rows.shape[1], len(bias))
+            )
+            in_training.append((rows.toarray(), rows @ weights.toarray() + bias))
+            return 1.0, 0.0
+
+    result = training.train(data, settings, IdleEngine(), np.random.RandomState(0))
+    rows, scores = in_training[0]
+    assert np.abs(rows - data.X.toarray()).max() > 0.1
+    router, bias = result.parameters.router.toarray(), result.parameters.router_intercept
+    sharper = result.score_map.sharper_scores
+    assert_allclose(data.X.toarray() @ router + bias, sharper * scores, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_samples", [100, 1100])
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_codes_by_hand_from_the_weights_of_the_model_equal_transform(n_samples, multilabel):
+    X, y = draw_documents(n_samples)
+    target = np.column_stack([y == 0, y % 2, y > 1]).astype(int) if multilabel else y
+    model = SparseExpertClassifier(top_k=2, random_state=0).fit(X, target)
+    codes = model.transform(X)
+    assert codes.nnz > n_samples
+    assert_allclose(codes.toarray(), reference_codes(model, X, top_k=2), rtol=1e-9, atol=1e-12)
+
+
+def test_training_leaves_the_data_it_was_given():
+    X, y = draw_documents(1100)
+    data, settings = prepare_training(X, y)
+    before = data.X.copy(), data.sample_weight.copy(), data.geometry
+    training.train(data, settings, _kernels, np.random.RandomState(0))
+    assert_array_equal(data.X.toarray(), before[0].toarray())
+    assert_array_equal(data.sample_weight, before[1])
+    assert data.geometry == before[2]
+    assert data.relevance is None
 
 
 def test_training_leaves_the_parameters_it_starts_from():

@@ -1,0 +1,188 @@
+"""Fused CPU kernel that trains the embeddings of `skparse._shared_view`.
+
+A file of its own, which shares no function with `skparse._kernels`: numba's cache on disk sees
+only the file that a kernel is in.
+
+Loops stand where arrays could be assigned: the compiler needs seconds for the latter.
+"""
+
+import numpy as np
+from numba import njit
+
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+# Helpers have one caller each: inlined before compilation, they take less of it.
+_ONE_CALLER = {**_OPTIONS, "inline": "always"}
+
+
+@njit(**_ONE_CALLER)
+def _embed(X, i, unit, embedding, e):
+    """Write the sum of the embeddings of the features of row ``i``, weighted, to ``e``."""
+    indptr, indices, data = X
+    for k in range(e.shape[0]):
+        e[k] = 0
+    for t in range(indptr[i], indptr[i + 1]):
+        x, row = unit * data[t], embedding[indices[t]]
+        for k in range(e.shape[0]):
+            e[k] += x * row[k]
+
+
+@njit(**_ONE_CALLER)
+def _list_experts(labels, rows, drawn, listed, place):
+    """List the experts of the rows and the drawn ones, each once; returns how many.
+
+    Without drawn ones all experts are listed. ``place`` is where an expert is in the list, -1
+    for the rest. The first ones, whose number is returned too, are those that were not drawn.
+    """
+    count = 0
+    if drawn.shape[0] == 0:
+        for e in range(place.shape[0]):
+            listed[e], place[e] = e, e
+        return place.shape[0], place.shape[0]
+    for q in range(rows.shape[0]):
+        e = labels[rows[q]]
+        if place[e] < 0:
+            listed[count], place[e] = e, count
+            count += 1
+    sure = count
+    for q in range(drawn.shape[0]):
+        e = drawn[q]
+        if place[e] < 0:
+            listed[count], place[e] = e, count
+            count += 1
+    return count, sure
+
+
+@njit(**_ONE_CALLER)
+def _score_rows(first, output, turned, z):
+    """Write the logits of one expert for all rows of the batch to ``z``."""
+    for q in range(z.shape[0]):
+        z[q] = first
+    for k in range(output.shape[0]):
+        for q in range(z.shape[0]):
+            z[q] += output[k] * turned[k, q]
+
+
+@njit(**_ONE_CALLER)
+def _residuals(z, count, n_rows, targets, weight):
+    """Replace the logits (experts, rows) by weight * (probability - target)."""
+    for q in range(n_rows):
+        largest = z[0, q]
+        for p in range(count):
+            largest = max(largest, z[p, q])
+        total = largest * 0
+        for p in range(count):
+            z[p, q] = np.exp(z[p, q] - largest)
+            total += z[p, q]
+        for p in range(count):
+            z[p, q] *= weight[q] / total
+        z[targets[q], q] -= weight[q]
+
+
+@njit(**_ONE_CALLER)
+def _step_output(d, e, n_rows, output, squares, rate, gradient, pull):
+    """Add one expert's share to ``pull`` (rank, rows) and move its output vector."""
+    for k in range(gradient.shape[0]):
+        gradient[k] = 0
+        for q in range(d.shape[0]):
+            pull[k, q] += output[k] * d[q]
+    for q in range(n_rows):
+        for k in range(gradient.shape[0]):
+            gradient[k] += d[q] * e[q, k]
+    square = rate * 0
+    for k in range(gradient.shape[0]):
+        square += gradient[k] * gradient[k]
+    squares += square / gradient.shape[0]
+    step = rate / np.sqrt(squares)
+    for k in range(gradient.shape[0]):
+        output[k] -= step * gradient[k]
+    return squares
+
+
+@njit(**_ONE_CALLER)
+def _step_embeddings(X, rows, unit, pull, embedding, squares, rate, by):
+    """Move the embeddings of all features of the rows; squares are summed up before."""
+    indptr, indices, data = X
+    for q in range(rows.shape[0]):
+        square = rate * 0
+        for k in range(by.shape[0]):
+            square += pull[k, q] * pull[k, q]
+        square /= by.shape[0]
+        for t in range(indptr[rows[q]], indptr[rows[q] + 1]):
+            x = unit * data[t]
+            squares[indices[t]] += x * x * square
+    for q in range(rows.shape[0]):
+        for k in range(by.shape[0]):
+            by[k] = pull[k, q]
+        for t in range(indptr[rows[q]], indptr[rows[q] + 1]):
+            j = indices[t]
+            step = rate * unit * data[t] / np.sqrt(squares[j])
+            row = embedding[j]
+            for k in range(by.shape[0]):
+                row[k] -= step * by[k]
+
+
+@njit(**_OPTIONS, cache=True)
+def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
+    """One epoch of softmax regression on sums of embeddings, with Adagrad by rows.
+
+    The logits are ``(unit * x @ embedding) @ output.T + bias``, over the experts of the batch
+    and those drawn for it, where the latter stand for all others. Every feature, output vector
+    and bias has one step length: the rate over the root of the sum of its squared gradients (for
+    vectors, their mean over the rank). Gradients of features are squared nonzero by nonzero,
+    those of outputs and biases batch by batch. Everything in ``view`` and ``squares`` changes in
+    place.
+
+    Parameters
+    ----------
+    X : tuple (indptr, indices, data)
+    rows : tuple (order, sample_weight)
+    labels : ndarray (n_samples,), the expert of each row
+    view : tuple (embedding (n_features, rank), output (n_experts, rank), bias (n_experts,))
+    squares : tuple of three ndarray (n_features,), (n_experts,), (n_experts,)
+    drawn : ndarray (n_batches, n_drawn), n_drawn = 0 for all experts
+    rates : tuple of float (unit, learning rate, logit added to drawn experts)
+    batch_size : int
+    """
+    order, sample_weight = rows
+    embedding, output, bias = view
+    feature_squares, output_squares, bias_squares = squares
+    kind = embedding.dtype.type
+    unit, rate, stand_in = kind(rates[0]), kind(rates[1]), kind(rates[2])
+    n_experts, rank = output.shape
+    most = n_experts if drawn.shape[1] == 0 else min(n_experts, drawn.shape[1] + batch_size)
+    listed, place = np.empty(most, np.int64), np.full(n_experts, -1, np.int64)
+    e = np.empty((batch_size, rank), embedding.dtype)
+    # Transposed, so that the inner loops run over the rows of the batch.
+    turned, pull = np.zeros((rank, batch_size), e.dtype), np.empty((rank, batch_size), e.dtype)
+    z = np.empty((most, batch_size), e.dtype)
+    weight, targets = np.empty(batch_size, e.dtype), np.empty(batch_size, np.int64)
+    gradient = np.empty(rank, e.dtype)
+    for b in range(drawn.shape[0]):
+        batch = order[b * batch_size : (b + 1) * batch_size]
+        n_rows = batch.shape[0]
+        count, sure = _list_experts(labels, batch, drawn[b], listed, place)
+        for q in range(n_rows):
+            _embed(X, batch[q], unit, embedding, e[q])
+            weight[q], targets[q] = sample_weight[batch[q]], place[labels[batch[q]]]
+            for k in range(rank):
+                turned[k, q] = e[q, k]
+        for p in range(count):
+            c = listed[p]
+            first = bias[c] + stand_in if p >= sure else bias[c]
+            _score_rows(first, output[c], turned, z[p])
+        _residuals(z, count, n_rows, targets, weight)
+        for k in range(rank):
+            for q in range(batch_size):
+                pull[k, q] = 0
+        for p in range(count):
+            c = listed[p]
+            total = rate * 0
+            for q in range(n_rows):
+                total += z[p, q]
+            output_squares[c] = _step_output(
+                z[p], e, n_rows, output[c], output_squares[c], rate, gradient, pull
+            )
+            bias_squares[c] += total * total
+            bias[c] -= rate * total / np.sqrt(bias_squares[c])
+            place[c] = -1
+        _step_embeddings(X, batch, unit, pull, embedding, feature_squares, rate, gradient)
