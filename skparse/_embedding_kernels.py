@@ -9,9 +9,9 @@ Loops stand where arrays could be assigned: the compiler needs seconds for the l
 import numpy as np
 from numba import njit
 
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 # Helpers have one caller each: inlined before compilation, they take less of it.
-_ONE_CALLER = {**_OPTIONS, "inline": "always"}
+_ONE_CALLER = {**_OPTIONS, "no_cpython_wrapper": True, "inline": "always"}
 
 
 @njit(**_ONE_CALLER)
@@ -28,28 +28,24 @@ def _embed(X, i, unit, embedding, e):
 
 @njit(**_ONE_CALLER)
 def _list_experts(labels, rows, drawn, listed, place):
-    """List the experts of the rows and the drawn ones, each once; returns how many.
+    """List the experts of the rows, then the drawn ones, each once.
 
-    Without drawn ones all experts are listed. ``place`` is where an expert is in the list, -1
-    for the rest. The first ones, whose number is returned too, are those that were not drawn.
+    ``place`` is where an expert is in the list, -1 for the rest. Returns the numbers of the
+    experts that are listed and of those among them that the rows have.
     """
     count = 0
-    if drawn.shape[0] == 0:
-        for e in range(place.shape[0]):
-            listed[e], place[e] = e, e
-        return place.shape[0], place.shape[0]
     for q in range(rows.shape[0]):
         e = labels[rows[q]]
         if place[e] < 0:
             listed[count], place[e] = e, count
             count += 1
-    sure = count
+    own = count
     for q in range(drawn.shape[0]):
         e = drawn[q]
         if place[e] < 0:
             listed[count], place[e] = e, count
             count += 1
-    return count, sure
+    return count, own
 
 
 @njit(**_ONE_CALLER)
@@ -139,7 +135,7 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
     labels : ndarray (n_samples,), the expert of each row
     view : tuple (embedding (n_features, rank), output (n_experts, rank), bias (n_experts,))
     squares : tuple of three ndarray (n_features,), (n_experts,), (n_experts,)
-    drawn : ndarray (n_batches, n_drawn), n_drawn = 0 for all experts
+    drawn : ndarray (n_draws, n_drawn), the experts drawn for the batches in turn
     rates : tuple of float (unit, learning rate, logit added to drawn experts)
     batch_size : int
     """
@@ -149,7 +145,7 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
     kind = embedding.dtype.type
     unit, rate, stand_in = kind(rates[0]), kind(rates[1]), kind(rates[2])
     n_experts, rank = output.shape
-    most = n_experts if drawn.shape[1] == 0 else min(n_experts, drawn.shape[1] + batch_size)
+    most = min(n_experts, drawn.shape[1] + batch_size)
     listed, place = np.empty(most, np.int64), np.full(n_experts, -1, np.int64)
     e = np.empty((batch_size, rank), embedding.dtype)
     # Transposed, so that the inner loops run over the rows of the batch.
@@ -157,10 +153,10 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
     z = np.empty((most, batch_size), e.dtype)
     weight, targets = np.empty(batch_size, e.dtype), np.empty(batch_size, np.int64)
     gradient = np.empty(rank, e.dtype)
-    for b in range(drawn.shape[0]):
+    for b in range((order.shape[0] + batch_size - 1) // batch_size):
         batch = order[b * batch_size : (b + 1) * batch_size]
         n_rows = batch.shape[0]
-        count, sure = _list_experts(labels, batch, drawn[b], listed, place)
+        count, own = _list_experts(labels, batch, drawn[b % drawn.shape[0]], listed, place)
         for q in range(n_rows):
             _embed(X, batch[q], unit, embedding, e[q])
             weight[q], targets[q] = sample_weight[batch[q]], place[labels[batch[q]]]
@@ -168,7 +164,7 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
                 turned[k, q] = e[q, k]
         for p in range(count):
             c = listed[p]
-            first = bias[c] + stand_in if p >= sure else bias[c]
+            first = bias[c] + stand_in if p >= own else bias[c]
             _score_rows(first, output[c], turned, z[p])
         _residuals(z, count, n_rows, targets, weight)
         for k in range(rank):

@@ -21,9 +21,12 @@ from numpy import uint64
 
 # No fast-math: with it the compiler picks between versions of a loop by where the arrays lie,
 # and the same seed no longer gives the same bits. It gained nothing measurable.
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+# Helpers get none of the wrappers for calls from outside, which take a sixth of the compilation.
+_OPTIONS = {
+    "nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
+}  # fmt: skip
 # Only what Python calls is kept on disk: it contains the code of its helpers.
-_CACHED = {**_OPTIONS, "cache": True}
+_CACHED = {**_OPTIONS, "no_cpython_wrapper": False, "cache": True}
 # What runs once a row takes arrays, not tuples of them, and is inlined: counting references to
 # the parts of a tuple, or passing on a dozen arrays, made short rows a sixth slower.
 _EVERY_ROW = {**_OPTIONS, "forceinline": True}

@@ -22,8 +22,9 @@ BATCH_SIZE = 32
 LEARNING_RATE = 0.1
 SPREAD = 0.03  # standard deviation of the embeddings at the start
 FIRST_SQUARE = 1e-6  # where the sums of squared gradients start
-# Of more experts than this, each batch sees its own and as many drawn ones.
+# Of more experts than this, each batch sees its own and as many drawn ones, in so many draws.
 DRAWN_EXPERTS = 256
+DRAWS = 256
 SHARE = 1.5  # spread of what is added, relative to that of the scores
 FLATTER = 0.6  # default sharpness of the wider scores, relative to that without a view
 MEASURED_SCORES = 2**18  # at most, to compare the two spreads
@@ -75,11 +76,12 @@ def train_shared_view(data, rows, parameters, engine, random_state):
     )
     squares = tuple(np.full(len(part), FIRST_SQUARE, dtype) for part in view)
     weight = data.sample_weight / dtype.type(data.total_weight / len(data.sample_weight))
-    n_drawn = DRAWN_EXPERTS if n_experts > DRAWN_EXPERTS else 0
-    stand_in = np.log(n_experts / n_drawn) if n_drawn else 0.0
+    drawn, stand_in = np.arange(n_experts)[None], 0.0
+    if n_experts > DRAWN_EXPERTS:
+        drawn = random_state.randint(n_experts, size=(DRAWS, DRAWN_EXPERTS))
+        stand_in = np.log(n_experts / DRAWN_EXPERTS)
     for _ in range(EPOCHS):
         order = random_state.permutation(rows)
-        drawn = random_state.randint(n_experts, size=(-(-len(rows) // BATCH_SIZE), n_drawn))
         engine.embedding_epoch(
             csr_parts(data.X), (order, weight), data.row_experts.indices, tuple(view), squares,
             drawn, (unit, LEARNING_RATE, stand_in), BATCH_SIZE,

@@ -55,12 +55,10 @@ class TorchEngine:
         of_features, of_outputs, of_biases = summed = tuple(map(self._tensor, squares))
         unit, rate, stand_in = rates
         for b, batch in enumerate(torch.split(order, batch_size)):
-            own = targets[batch].unique()
-            sure = own if drawn.shape[1] else torch.arange(len(bias), device=self.device)
-            others = lists[b].unique()
-            experts = torch.cat([sure, others[~torch.isin(others, sure)]])
+            own, others = targets[batch].unique(), lists[b % len(lists)].unique()
+            experts = torch.cat([own, others[~torch.isin(others, own)]])
             added = torch.full_like(bias[experts], stand_in)
-            added[: len(sure)] = 0
+            added[: len(own)] = 0
             places, nonzeros = expand_rows(X[0], batch)
             features, x = X[1][nonzeros].long(), unit * X[2][nonzeros]
             e = embedding.new_zeros(len(batch), embedding.shape[1])

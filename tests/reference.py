@@ -221,12 +221,10 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
     (order, sample_weight), (unit, rate, stand_in) = rows, rates
     embedding, output, bias = (np.array(part, float) for part in view)
     of_features, of_outputs, of_biases = (np.array(part, float) for part in squares)
-    for b in range(len(drawn)):
+    for b in range(-(-len(order) // batch_size)):
         batch = [int(i) for i in order[b * batch_size : (b + 1) * batch_size]]
         own = {int(labels[i]) for i in batch}
-        others = {int(c) for c in drawn[b]} - own
-        if drawn.shape[1] == 0:
-            own = set(range(len(bias)))
+        others = {int(c) for c in drawn[b % len(drawn)]} - own
         by_output, by_bias = np.zeros_like(output), np.zeros_like(bias)
         steps = []
         for i in batch:
@@ -423,16 +421,18 @@ def run_linear_epoch(engine, arguments):
 def draw_embedding_arguments(problem, n_drawn, batch_size, *, rank=3, seed=0):
     """Arguments of ``embedding_epoch`` for a problem, whose experts are the labels.
 
-    One row is not visited, some have no weight. Of the experts drawn for the first batch (none
-    for ``n_drawn=0``) the first two are the same one, that of a row of the batch.
+    One row is not visited, some have no weight. There are two draws of experts, of which the
+    first two of the first one are the same, that of a row of the batch; ``n_drawn=0`` is one
+    draw of all experts.
     """
     rng = np.random.RandomState(seed)
     (n, m), dtype = problem.parameters.router.shape, problem.parameters.dtype
     labels = rng.randint(m, size=problem.n_samples).astype(np.int32)
     order = rng.permutation(problem.n_samples)[1:]
     weight = rng.randint(4, size=problem.n_samples) / 2
-    drawn = rng.randint(m, size=(-(-len(order) // batch_size), n_drawn))
-    drawn[0, :2] = labels[order[0]]
+    drawn = rng.randint(m, size=(2, n_drawn)) if n_drawn else np.arange(m)[None]
+    if n_drawn:
+        drawn[0, :2] = labels[order[0]]
     view = SharedView(
         *(rng.normal(size=shape).astype(dtype) for shape in ((n, rank), (m, rank), m))
     )
