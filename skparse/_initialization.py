@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ._parameters import ModelParameters, with_values
+from ._parameters import ModelParameters, row_blocks, with_values
 
 # Chosen by held-out accuracy on training parts of ten text sets (docs/design.md).
 # Margin at the start per unit of log-odds and nonzero of typical size: the longer the texts,
@@ -74,7 +74,7 @@ def experts_of_classes(n_experts, n_classes):
     ones = np.ones(len(experts))
     pairs = sparse.csr_array((ones, (classes, experts)), shape=(n_classes, n_experts))
     pairs.data[:] = 1.0
-    return pairs
+    return in_small_integers(pairs)
 
 
 def feature_sums(X, sample_weight, row_experts):
@@ -113,10 +113,7 @@ def measure_exposure(data):
 def _weight_per_column(matrix, row_weight):
     """Sum the weights of the rows that store an entry in each column."""
     totals = np.zeros(matrix.shape[1])
-    entries = max(2**20, matrix.shape[1])  # at a time: what is repeated stays small
-    cuts = np.searchsorted(matrix.indptr, np.arange(entries, matrix.nnz, entries))
-    edges = np.unique(np.concatenate([[0], cuts, [matrix.shape[0]]]))
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in row_blocks(matrix.indptr, max(2**20, matrix.shape[1])):
         indptr = matrix.indptr[first : last + 1]
         weight = np.repeat(row_weight[first:last].astype(np.float64), np.diff(indptr))
         indices = matrix.indices[indptr[0] : indptr[-1]]
@@ -143,11 +140,14 @@ def with_absences(sums, exposure, count):
     reach = np.searchsorted(-exposure.expert[by_size], -needed, side="right")
     # Kernels read a feature that is connected to all experts faster than one with most.
     reach[2 * np.maximum(reach, np.diff(sums.indptr)) > sums.shape[1]] = sums.shape[1]
-    first = np.repeat(np.cumsum(reach) - reach, reach)
-    experts = by_size[np.arange(len(first)) - first]
-    features = np.repeat(np.arange(sums.shape[0]), reach)
-    values = np.full(len(experts), NEXT_TO_NOTHING, dtype=sums.dtype)
-    expected = sparse.csr_array((values, (features, experts)), shape=sums.shape)
+    indptr = np.concatenate([[0], np.cumsum(reach)])
+    index = sparse.get_index_dtype(maxval=indptr[-1])
+    position = np.arange(indptr[-1], dtype=index)
+    position -= np.repeat(indptr[:-1].astype(index), reach)
+    values = np.full(len(position), NEXT_TO_NOTHING, dtype=sums.dtype)
+    parts = values, by_size.astype(index)[position], indptr.astype(index)
+    expected = sparse.csr_array(parts, shape=sums.shape)
+    expected.sort_indices()
     return sums + expected
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ._parameters import csr_parts, with_values
+from ._parameters import csr_parts, row_blocks, with_values
 from ._threads import map_threads
 
 LINEAR_EPOCHS = 8
@@ -38,11 +38,13 @@ class StepClock(NamedTuple):
     bias_feature: float
 
 
-def measure_geometry(X, sample_weight):
-    """Measure the `Geometry` of weighted rows; four power iterations give the crowding."""
+def measure_geometry(X, sample_weight, squares):
+    """Measure the `Geometry` of weighted rows with their squared norms.
+
+    Four power iterations give the crowding.
+    """
     weight = sample_weight.astype(np.float64)
     total = weight.sum()
-    squares = squared_norms(X)
     mean_square = float(weight @ squares) / total
     if mean_square == 0:
         return Geometry(1.0, 1.0, 1.0)
@@ -64,10 +66,13 @@ def measure_geometry(X, sample_weight):
 
 def squared_norms(X):
     """Squared Euclidean norm of every row of a CSR matrix, (n_samples,) in its dtype."""
-    filled = np.diff(X.indptr) > 0
     norms = np.zeros(X.shape[0], X.dtype)
-    if filled.any():
-        norms[filled] = np.add.reduceat(X.data * X.data, X.indptr[:-1][filled])
+    for first, last in row_blocks(X.indptr):
+        start, filled = X.indptr[first], np.diff(X.indptr[first : last + 1]) > 0
+        values = X.data[start : X.indptr[last]]
+        starts = X.indptr[first:last][filled] - start
+        if len(starts):
+            norms[first:last][filled] = np.add.reduceat(values * values, starts)
     return norms
 
 
@@ -112,7 +117,7 @@ def run_linear_start(data, margins, bias, row_experts, clock, orders, settings, 
     """
     n_blocks = min(settings.n_threads, margins.shape[1])
     edges = np.linspace(0, margins.shape[1], n_blocks + 1).astype(int)
-    of_block = np.searchsorted(edges, margins.indices, side="right") - 1
+    of_block = np.searchsorted(edges[1:], margins.indices, side="right").astype(np.int16)
 
     def run(k):
         first, last = edges[k], edges[k + 1]
@@ -129,8 +134,9 @@ def run_linear_start(data, margins, bias, row_experts, clock, orders, settings, 
 
 def _cut_columns(matrix, inside, first, last):
     """Cut out the columns ``first`` to ``last``, whose entries ``inside`` marks."""
-    before = np.concatenate([[0], np.cumsum(inside)])
-    indptr = before[matrix.indptr].astype(matrix.indptr.dtype)
+    before = np.zeros(len(inside) + 1, matrix.indptr.dtype)
+    np.cumsum(inside, out=before[1:])
+    indptr = before[matrix.indptr]
     parts = matrix.data[inside], matrix.indices[inside] - matrix.indices.dtype.type(first), indptr
     return sparse.csr_array(parts, shape=(matrix.shape[0], last - first))
 

@@ -50,3 +50,13 @@ def with_values(matrix, values):
 def csr_parts(matrix):
     """Return (indptr, indices, data) of a CSR matrix or array."""
     return matrix.indptr, matrix.indices, matrix.data
+
+
+def row_blocks(indptr, n_entries=2**20):
+    """Cut rows of a CSR pattern into (first, last) with about that many entries each.
+
+    What is computed for one block at a time stays small.
+    """
+    cuts = np.searchsorted(indptr, np.arange(n_entries, indptr[-1], n_entries))
+    edges = np.unique(np.concatenate([[0], cuts, [len(indptr) - 1]]))
+    return zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)

@@ -76,7 +76,7 @@ class TrainingData:
 
     @cached_property
     def geometry(self):
-        return linear_start.measure_geometry(self.X, self.sample_weight)
+        return linear_start.measure_geometry(self.X, self.sample_weight, self.squared_norms)
 
     @cached_property
     def squared_norms(self):

@@ -53,11 +53,15 @@ def assert_same_start(mine, theirs, **tolerance):
         assert_allclose(left, right, **tolerance)
 
 
+def geometry_of(X, weight):
+    return linear_start.measure_geometry(X, weight, linear_start.squared_norms(X))
+
+
 def test_geometry_measures_the_rows_as_numpy_does():
     rng = np.random.RandomState(0)
     X = rng.poisson(0.5, size=(50, 20)).astype(float)
     weight = rng.uniform(0.5, 2, size=50)
-    geometry = linear_start.measure_geometry(sparse.csr_array(X), weight)
+    geometry = geometry_of(sparse.csr_array(X), weight)
     mean_square = np.average((X**2).sum(axis=1), weights=weight)
     per_row = np.average((X != 0).sum(axis=1), weights=weight)
     moment = (X * weight[:, None]).T @ X / weight.sum()
@@ -70,20 +74,20 @@ def test_geometry_measures_the_rows_as_numpy_does():
 @pytest.mark.parametrize("n_features", [1, 2])
 def test_crowding_is_one_where_all_rows_are_alike(n_features):
     X = sparse.csr_array(np.ones((10, n_features)))
-    geometry = linear_start.measure_geometry(X, np.ones(10))
+    geometry = geometry_of(X, np.ones(10))
     assert_allclose(geometry.crowding, 1.0)
 
 
 def test_crowding_is_one_where_all_rows_lie_on_a_line_of_any_direction():
     line = np.array([1.0, -1.0, 2.0, -2.0])
     X = sparse.csr_array(np.outer([1.0, 2.0, -1.0, 0.5], line))
-    geometry = linear_start.measure_geometry(X, np.ones(4))
+    geometry = geometry_of(X, np.ones(4))
     assert_allclose(geometry.crowding, 1.0)
 
 
 def test_rows_without_entries_have_a_geometry():
     X = sparse.csr_array((4, 3))
-    geometry = linear_start.measure_geometry(X, np.ones(4))
+    geometry = geometry_of(X, np.ones(4))
     assert min(geometry) > 0
     assert np.isfinite(geometry).all()
 
