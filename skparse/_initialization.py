@@ -51,7 +51,7 @@ def choose_score_map(n_classes, multilabel):
     of a multilabel sample share the gate, so its scores are flatter still.
     """
     if multilabel:
-        return ScoreMap(1.0, 0.5, 6.0, 0.15, 1.0, 1.0)
+        return ScoreMap(1.0, 0.5, 6.0, 0.15, 1.0, 5.0)
     gain = 2.0 + np.log(max(n_classes, 2))
     return ScoreMap(3.0, 1.0, gain, 0.0, 5 / 3, (gain + 2.0) / gain)
 
