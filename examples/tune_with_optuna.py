@@ -10,6 +10,8 @@ not be among the parameters that are searched.
 """
 
 import numpy as np
+
+# HalvingGridSearchCV can be imported only after this.
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import HalvingGridSearchCV, train_test_split
