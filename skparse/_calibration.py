@@ -5,8 +5,10 @@ they have told how far the margins can be trusted, they join the rest.
 """
 
 import numpy as np
+from scipy import sparse
 
 from . import _prediction as prediction
+from ._parameters import with_values
 
 # Factors on the default sharpness, among which the held-out log-loss chooses.
 FACTORS = 2.0 ** (np.arange(-6, 5) / 3)
@@ -49,49 +51,71 @@ def calibrate(parameters, data, held_out, settings, engine):
     -------
     ScoreMap
     """
-    score_map = settings.score_map
-    if not data.sample_weight[held_out].any():
-        return score_map
-    scores = score_map.sharper_scores * FACTORS
-    outputs = score_map.sharper_outputs * FACTORS
-    weight, labels = data.sample_weight[held_out].astype(np.float64), data.labels[held_out]
-    losses = np.zeros((len(scores), len(outputs)))
-    widest = min(settings.top_k, len(parameters.router_intercept))
-    for top_k, share in ((1, SHARE_OF_ONE), (widest, 1 - SHARE_OF_ONE)):
-        codes = prediction.compute_codes(
-            data.X[held_out], parameters, top_k, engine, settings.n_threads
-        )
-        for k, factor in enumerate(scores):
-            logits = _sharper_gate(codes, factor) @ parameters.expert
-            losses[k] += share * weight @ _log_losses(logits, labels, outputs)
-    worth = DEFAULT_WORTH * weight.mean()
-    distance = np.log(FACTORS) ** 2
-    losses += worth * (distance[:, None] + distance)
+    losses, _ = _losses_by_factors(parameters, data, held_out, settings, engine)
     best_scores, best_outputs = np.unravel_index(losses.argmin(), losses.shape)
-    return score_map._replace(
-        sharper_scores=float(scores[best_scores]), sharper_outputs=float(outputs[best_outputs])
+    if losses[best_scores, best_outputs] == 0:  # the rows have no weight
+        return settings.score_map
+    return settings.score_map._replace(
+        sharper_scores=float(settings.score_map.sharper_scores * FACTORS[best_scores]),
+        sharper_outputs=float(settings.score_map.sharper_outputs * FACTORS[best_outputs]),
     )
+
+
+def held_out_loss(parameters, data, held_out, settings, engine):
+    """Log-loss plus mean probability of the wrong classes, as they would be after `calibrate`.
+
+    Summed over the held-out rows, in sample weight. The second tells more of the accuracy, the
+    first of the probabilities.
+    """
+    losses, misses = _losses_by_factors(parameters, data, held_out, settings, engine)
+    return (losses.flat[losses.argmin()] + misses.flat[losses.argmin()]).item()
+
+
+def _losses_by_factors(parameters, data, held_out, settings, engine):
+    """Log-losses and probabilities of the wrong classes, summed in sample weight.
+
+    Both are (n_factors on the scores, n_factors on the outputs).
+    """
+    score_map = settings.score_map
+    weight = data.sample_weight[held_out].astype(np.float64)
+    X, classes = data.X[held_out], data.labels[held_out].indices
+    sharper_outputs = score_map.sharper_outputs * FACTORS
+
+    def gates(top_k):
+        how = engine, settings.n_threads
+        return prediction.compute_codes(X, parameters, top_k, *how).astype(np.float64)
+
+    def log_losses(gate):
+        return _log_losses(gate @ parameters.expert, classes, sharper_outputs)
+
+    of_one = weight @ log_losses(gates(1))  # a gate of one weight is as sharp as it can be
+    widest = gates(min(settings.top_k, len(parameters.router_intercept)))
+    of_widest = np.array(
+        [log_losses(_sharper_gate(widest, score_map.sharper_scores * f)) for f in FACTORS]
+    )
+    distance = DEFAULT_WORTH * np.log(FACTORS) ** 2 * weight.mean()
+    losses = SHARE_OF_ONE * of_one + (1 - SHARE_OF_ONE) * (weight @ of_widest)
+    losses += distance[:, None] + distance
+    return losses, weight @ -np.expm1(-of_widest)
 
 
 def _sharper_gate(codes, factor):
     """Gate weights as they are when all scores are multiplied by ``factor``."""
-    powers = codes.astype(np.float64)
-    powers.data **= factor
-    totals = np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
-    powers.data /= totals
+    powers = with_values(codes, codes.data**factor)
+    powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
     return powers
 
 
-def _log_losses(logits, labels, factors):
+def _log_losses(logits, classes, factors):
     """Log-loss of every row at every factor on the logits, (n_rows, n_factors).
 
-    ``logits`` is sparse: what it does not store is zero.
+    ``logits`` is sparse: what it does not store is zero. ``classes`` (n_rows,) are the labels.
     """
-    rows = np.repeat(np.arange(logits.shape[0]), np.diff(logits.indptr))
-    n_rest = logits.shape[1] - np.diff(logits.indptr)
-    own = np.asarray(logits.multiply(labels).sum(axis=1)).ravel()
-    losses = np.empty((logits.shape[0], len(factors)))
-    for k, factor in enumerate(factors):
-        totals = np.bincount(rows, np.exp(factor * logits.data), minlength=len(n_rest)) + n_rest
-        losses[:, k] = np.log(totals) - factor * own
-    return losses
+    per_row = np.diff(logits.indptr)
+    parts = np.ones(logits.nnz), np.arange(logits.nnz), logits.indptr
+    row_sums = sparse.csr_array(parts, shape=(len(per_row), logits.nnz))
+    is_own = logits.indices == np.repeat(classes, per_row)
+    own = row_sums @ np.where(is_own, logits.data, 0.0)
+    totals = row_sums @ np.exp(np.multiply.outer(logits.data, factors))
+    totals += (logits.shape[1] - per_row)[:, None]
+    return np.log(totals) - np.multiply.outer(own, factors)

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _inputs as inputs
 from . import _prediction as prediction
 from . import _training as training
+from ._alpha_choice import ALPHAS
 from ._compression import prune, round_values
 from ._engines import choose_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
@@ -79,11 +80,13 @@ class SparseExpertClassifier(
         of the weights, the most influential ones, is kept; 1.0 connects every feature to
         every expert.
 
-    alpha : float, default=1.0
+    alpha : float or "auto", default="auto"
         Strength of the L2 penalty on the router weights. As in
         :class:`~sklearn.neural_network.MLPClassifier` the penalty is divided by the sample
         size (here: by the sum of the sample weights) when added to the loss. It is relative
-        to the mean squared norm of the samples.
+        to the mean squared norm of the samples. "auto" chooses from 1, 3 and 9 by the log-loss
+        of samples that the first epochs do not see: the noisier the labels, the stronger. It
+        is 1 below 1,024 samples, for multilabel targets and for a stream.
 
     max_iter : int, default=4
         Number of epochs in which all sparsity levels are trained, after the experts have
@@ -187,6 +190,9 @@ class SparseExpertClassifier(
     best_validation_score_ : float
         The largest of them. Only defined with a validation set.
 
+    alpha_ : float
+        Strength of the L2 penalty.
+
     t_ : float
         Sample weight that the model has learnt from.
 
@@ -226,7 +232,7 @@ class SparseExpertClassifier(
         "n_experts": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "weight_density": [Interval(Real, 0, 1, closed="right"), StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
@@ -249,7 +255,7 @@ class SparseExpertClassifier(
         top_k=8,
         *,
         weight_density="auto",
-        alpha=1.0,
+        alpha="auto",
         max_iter=4,
         batch_size="auto",
         learning_rate_init=0.1,
@@ -337,8 +343,7 @@ class SparseExpertClassifier(
                 report=self._report if self.verbose else None,
                 begin=partial(task.begin_step, describe=describe),
             )
-            self._record(result.parameters, classes, multilabel, continues=start is not None)
-            self._score_map = [float(value) for value in result.score_map]
+            self._record(result, classes, multilabel, continues=start is not None)
             self.loss_curve_ = result.loss_curve
             self.n_iter_ = len(result.loss_curve)
             self.t_ = result.exposure.total + (0.0 if start is None else self.t_)
@@ -405,10 +410,9 @@ class SparseExpertClassifier(
                 check_random_state(self.random_state),
                 None if first_call else self._earlier_exposure(),
             )
-            parameters = result.parameters
-            self._record(parameters, self.classes_, multilabel, continues=not first_call)
+            self._record(result, self.classes_, multilabel, continues=not first_call)
             self._exposure = tuple(result.exposure)
-            self._score_map = [float(value) for value in result.score_map]
+            self.alpha_ = float(result.alpha)
             self.loss_curve_ = [*getattr(self, "loss_curve_", []), *result.loss_curve]
             self.n_iter_ = len(self.loss_curve_)
             self.t_ = result.exposure.total
@@ -718,12 +722,15 @@ class SparseExpertClassifier(
         batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
         # A model is trained further with the map it was calibrated to.
         score_map = choose_score_map(n_classes, multilabel)
+        alpha = ALPHAS[0] if self.alpha == "auto" else self.alpha
         if continues:
             score_map = ScoreMap(*self._score_map)
+            alpha = self.alpha_ if self.alpha == "auto" else self.alpha
         return training.TrainingSettings(
             top_k=self.top_k,
             weight_density=None if self.weight_density == "auto" else self.weight_density,
-            alpha=self.alpha,
+            alpha=alpha,
+            chooses_alpha=self.alpha == "auto",
             max_iter=1 if in_stream else self.max_iter,
             batch_size=batch_size,
             learning_rate=self.learning_rate_init,
@@ -781,9 +788,12 @@ class SparseExpertClassifier(
             "_multilabel": multilabel,
         }
 
-    def _record(self, parameters, classes, multilabel, *, continues):
-        """Turn the trained parameters into fitted attributes; earlier ones do not stay."""
-        vars(self).update(self._describe(parameters, classes, multilabel, continues=continues))
+    def _record(self, result, classes, multilabel, *, continues):
+        """Turn what was trained into fitted attributes; those of earlier fits do not stay."""
+        described = self._describe(result.parameters, classes, multilabel, continues=continues)
+        vars(self).update(described)
+        self._score_map = [float(value) for value in result.score_map]
+        self.alpha_ = float(result.alpha)
         for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
 

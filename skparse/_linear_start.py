@@ -15,6 +15,7 @@ from ._threads import map_threads
 
 LINEAR_EPOCHS = 8
 EPOCHS_APART = 6  # of them, before the rows that are kept apart join
+MARGINS_AT_ONCE = 2**18  # are held as a dense block
 STREAM_EPOCHS = 2
 STREAM_HORIZON = 6
 
@@ -76,6 +77,94 @@ def squared_norms(X):
     return norms
 
 
+class Block(NamedTuple):
+    """Some of the experts on their way through the epochs, and their average so far."""
+
+    inside: np.ndarray  # which of all connections are theirs, (nnz,) of bool
+    targets: sparse.csr_array  # (n_samples, n_experts), stores an entry where the target is +1
+    margins: sparse.csr_array  # (n_features, n_experts), as the last epoch left them
+    bias: np.ndarray  # (n_experts,), multiplies the bias feature
+    mean_margins: np.ndarray  # values on the same pattern
+    mean_bias: np.ndarray
+
+    def begun_with(self, values, bias):
+        """Return the block with other margins and a new average."""
+        return self._replace(
+            margins=with_values(self.margins, values),
+            bias=bias,
+            mean_margins=np.zeros_like(values),
+            mean_bias=np.zeros_like(bias),
+        )
+
+    def copy(self):
+        """Copy the numbers; the patterns are shared."""
+        return self._replace(
+            margins=with_values(self.margins, self.margins.data.copy()),
+            bias=self.bias.copy(),
+            mean_margins=self.mean_margins.copy(),
+            mean_bias=self.mean_bias.copy(),
+        )
+
+
+class LinearRun(NamedTuple):
+    """Linear epochs that have been run on all experts; none of it changes in place."""
+
+    margins: sparse.csr_array  # (n_features, n_experts), where they began
+    blocks: list  # of `Block`: experts do not interact, so each thread takes some
+    n_epochs: int  # in the average
+    seen: float  # weight of the samples visited so far
+
+    def average(self):
+        """Average the epochs; returns (margins, bias)."""
+        values = np.empty_like(self.margins.data)
+        for block in self.blocks:
+            values[block.inside] = block.mean_margins
+        bias = np.concatenate([block.mean_bias for block in self.blocks])
+        return with_values(self.margins, values), bias
+
+    def restarted(self):
+        """Go on from the average, and begin a new one."""
+        blocks = [block.begun_with(block.mean_margins, block.mean_bias) for block in self.blocks]
+        return self._replace(blocks=blocks, n_epochs=0)
+
+
+def begin_run(margins, bias, targets, n_threads):
+    """Cut the experts into a block for each thread, before the first epoch.
+
+    Parameters
+    ----------
+    margins : csr_array (n_features, n_experts)
+        Where the margins start, on the pattern of the connections.
+    bias : ndarray (n_experts,), multiplies the bias feature
+    targets : csr_array (n_samples, n_experts), stores an entry where the target is +1
+    n_threads : int
+
+    Returns
+    -------
+    LinearRun
+    """
+    n_blocks = min(n_threads, margins.shape[1])
+    edges = np.linspace(0, margins.shape[1], n_blocks + 1).astype(int)
+    of_block = np.searchsorted(edges[1:], margins.indices, side="right").astype(np.int16)
+    blocks = []
+    for k in range(n_blocks):
+        first, last = edges[k], edges[k + 1]
+        inside = of_block == k
+        part = _cut_columns(margins, inside, first, last)
+        block = Block(inside, targets[:, first:last].tocsr(), part, None, None, None)
+        blocks.append(block.begun_with(part.data, bias[first:last]))
+    return LinearRun(margins, blocks, 0, 0.0)
+
+
+def _cut_columns(matrix, inside, first, last):
+    """Cut out the columns ``first`` to ``last``, whose entries ``inside`` marks."""
+    before = np.zeros(len(inside) + 1, matrix.indptr.dtype)
+    np.cumsum(inside, out=before[1:])
+    indptr = before[matrix.indptr]
+    parts = matrix.data[inside], matrix.indices[inside] - matrix.indices.dtype.type(first), indptr
+    return sparse.csr_array(parts, shape=(matrix.shape[0], last - first))
+
+
 def build_clock(geometry, settings, *, seen, horizon):
     """Schedule for ``horizon`` of sample weight under the L2 penalty of the settings.
 
@@ -95,80 +184,74 @@ def build_clock(geometry, settings, *, seen, horizon):
     )
 
 
-def run_linear_start(data, margins, bias, row_experts, clock, orders, settings, engine):
-    """Train the margins of all experts; returns their average over the epochs.
+def run_epochs(data, run, orders, settings, engine, *, earlier=0.0):
+    """Take the margins of all experts through further epochs.
 
     Parameters
     ----------
     data : `skparse._training.TrainingData`
-    margins : csr_array (n_features, n_experts)
-        Where the margins start, on the pattern of the connections. Not changed.
-    bias : ndarray (n_experts,), multiplies the bias feature
-    row_experts : csr_array (n_samples, n_experts), the experts with target +1 of each row
-    clock : StepClock
+    run : LinearRun
     orders : list of ndarray, the rows in the order of their visits, one array an epoch
     settings : `skparse._training.TrainingSettings`
     engine : see `skparse._engines`
+    earlier : float
+        Weight of the samples of a stream before ``data``.
 
     Returns
     -------
-    margins : csr_array (n_features, n_experts)
-    bias : ndarray (n_experts,)
+    LinearRun
     """
-    n_blocks = min(settings.n_threads, margins.shape[1])
-    edges = np.linspace(0, margins.shape[1], n_blocks + 1).astype(int)
-    of_block = np.searchsorted(edges[1:], margins.indices, side="right").astype(np.int16)
+    horizon = earlier + data.total_weight
+    clock = build_clock(data.geometry, settings, seen=run.seen + earlier, horizon=horizon)
 
-    def run(k):
-        first, last = edges[k], edges[k + 1]
-        block = _cut_columns(margins, of_block == k, first, last)
-        targets = row_experts[:, first:last].tocsr()
-        return _run_block(data, block, bias[first:last], targets, clock, orders, settings, engine)
+    def advance(block):
+        return _run_block(data, block.copy(), run.n_epochs, clock, orders, settings, engine)
 
-    trained = map_threads(run, range(n_blocks), n_threads=n_blocks)
-    result = with_values(margins, np.empty_like(margins.data))
-    for k, (values, _) in enumerate(trained):
-        result.data[of_block == k] = values
-    return result, np.concatenate([part for _, part in trained])
-
-
-def _cut_columns(matrix, inside, first, last):
-    """Cut out the columns ``first`` to ``last``, whose entries ``inside`` marks."""
-    before = np.zeros(len(inside) + 1, matrix.indptr.dtype)
-    np.cumsum(inside, out=before[1:])
-    indptr = before[matrix.indptr]
-    parts = matrix.data[inside], matrix.indices[inside] - matrix.indices.dtype.type(first), indptr
-    return sparse.csr_array(parts, shape=(matrix.shape[0], last - first))
-
-
-def _run_block(data, start, start_bias, row_experts, clock, orders, settings, engine):
-    """Run all epochs for a block of experts; returns the averaged (values, bias)."""
-    values, bias = start.data.copy(), start_bias.copy()
-    mean_values, mean_bias = np.zeros_like(values), np.zeros_like(bias)
-    for epoch, order in enumerate(orders):
-        moving = with_values(start, values)
-        clock = _run_epoch(data, moving, bias, row_experts, clock, order, settings, engine)
-        share = values.dtype.type(average_share(epoch))
-        mean_values += share * (values - mean_values)
-        mean_bias += share * (bias - mean_bias)
-    return mean_values, mean_bias
-
-
-def _run_epoch(data, margins, bias, row_experts, clock, order, settings, engine):
-    """One epoch in place on the values of ``margins`` and on ``bias``; returns the clock."""
-    scale = engine.linear_epoch(
-        csr_parts(data.X),
-        (order, data.squared_norms, data.sample_weight),
-        (row_experts.indptr, row_experts.indices),
-        (margins.indptr, margins.indices),
-        margins.data,
-        bias,
-        tuple(clock),
-        settings.batch_size,
+    blocks = map_threads(advance, run.blocks, n_threads=len(run.blocks))
+    return run._replace(
+        blocks=blocks,
+        n_epochs=run.n_epochs + len(orders),
+        seen=run.seen + sum(_visited_weight(data, order) for order in orders),
     )
-    margins.data *= margins.dtype.type(scale)
-    visited = data.sample_weight[order].sum(dtype=np.float64)
-    return clock._replace(seen=clock.seen + float(visited))
+
+
+def _run_block(data, block, n_epochs, clock, orders, settings, engine):
+    """Run epochs on a block of experts after its first ``n_epochs``, in place."""
+    values = block.margins.data
+    for epoch, order in enumerate(orders, start=n_epochs):
+        scale = engine.linear_epoch(
+            csr_parts(data.X),
+            (order, data.squared_norms, data.sample_weight),
+            (block.targets.indptr, block.targets.indices),
+            (block.margins.indptr, block.margins.indices),
+            values,
+            block.bias,
+            tuple(clock),
+            settings.batch_size,
+        )
+        values *= values.dtype.type(scale)
+        clock = clock._replace(seen=clock.seen + _visited_weight(data, order))
+        share = values.dtype.type(average_share(epoch))
+        block.mean_margins[:] += share * (values - block.mean_margins)
+        block.mean_bias[:] += share * (block.bias - block.mean_bias)
+    return block
+
+
+def squared_hinge(data, margins, bias, targets, rows):
+    """Sum the weighted one-vs-rest squared hinge losses of ``rows``."""
+    total = 0.0
+    bias = bias * data.geometry.bias_feature
+    size = max(1, MARGINS_AT_ONCE // len(bias))
+    for first in range(0, len(rows), size):
+        block = rows[first : first + size]
+        signs = np.where(targets[block].toarray() > 0, 1, -1)
+        losses = np.maximum(1 - signs * ((data.X[block] @ margins).toarray() + bias), 0) ** 2
+        total += float(data.sample_weight[block] @ losses.sum(axis=1, dtype=np.float64))
+    return total
+
+
+def _visited_weight(data, order):
+    return float(data.sample_weight[order].sum(dtype=np.float64))
 
 
 def average_share(epoch):

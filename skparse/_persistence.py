@@ -49,24 +49,41 @@ def pack(matrix, dtype=None):
     -------
     dict
         Shape, entries per row, column indices, values and, for int8, scales of the columns.
+        Where that is smaller, rows without entries are left out, and gaps tell where they are.
     """
-    counts = np.diff(matrix.indptr)
+    counts = _smallest(np.diff(matrix.indptr))
+    used = np.flatnonzero(counts)
+    gaps = _smallest(np.diff(used, prepend=0))
+    if gaps.nbytes + counts[used].nbytes < counts.nbytes:
+        counts = counts[used]
+    else:
+        gaps = None
     codes, scales = (matrix.data, None) if dtype is None else encode_values(matrix, dtype)
     return {
         "shape": matrix.shape,
         "dtype": matrix.dtype.name,
-        "counts": counts.astype(np.min_scalar_type(counts.max(initial=0))),
+        "counts": counts,
+        "gaps": gaps,
         "indices": matrix.indices.astype(np.min_scalar_type(max(0, matrix.shape[1] - 1))),
         "data": codes,
         "scales": scales,
     }
 
 
+def _smallest(numbers):
+    """Non-negative integers in the smallest dtype that holds them."""
+    return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))
+
+
 def unpack(packed):
     """Undo `pack`."""
     index = np.int32 if len(packed["data"]) <= np.iinfo(np.int32).max else np.int64
-    indptr = np.zeros(len(packed["counts"]) + 1, index)
-    np.cumsum(packed["counts"], out=indptr[1:])
+    indptr = np.zeros(packed["shape"][0] + 1, index)
+    if packed["gaps"] is None:
+        indptr[1:] = packed["counts"]
+    else:
+        indptr[1 + np.cumsum(packed["gaps"], dtype=np.int64)] = packed["counts"]
+    np.cumsum(indptr, out=indptr)
     indices = packed["indices"].astype(index)
     values = packed["data"]
     if values.dtype.name != packed["dtype"]:

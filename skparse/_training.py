@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from . import _alpha_choice as alpha_choice
 from . import _calibration as calibration
 from . import _initialization as initialization
 from . import _linear_start as linear_start
@@ -34,6 +35,7 @@ class TrainingSettings:
     top_k: int
     weight_density: float | None
     alpha: float
+    chooses_alpha: bool  # with enough samples, `alpha` is where the choice begins
     max_iter: int
     batch_size: int
     learning_rate: float
@@ -54,6 +56,7 @@ class TrainingResult(NamedTuple):
 
     parameters: ModelParameters
     score_map: initialization.ScoreMap  # as calibrated
+    alpha: float  # as chosen
     loss_curve: list  # mean loss of each epoch, over the sparsity levels it drew
     validation_scores: list  # of the averaged model after each epoch; empty without a set
     exposure: initialization.Exposure  # what the model has learnt from
@@ -139,14 +142,17 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
     -------
     parameters : ModelParameters
     settings : TrainingSettings
-        With the score map as calibrated, and with the shared view if there is one.
+        With the penalty that was chosen, the score map as calibrated, and the shared view if
+        there is one.
     """
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.LINEAR_EPOCHS)]
     n_apart = linear_start.EPOCHS_APART if held_out.any() else len(orders)
-    first = [order[~held_out[order]] for order in orders[:n_apart]]
-    bias = np.zeros(margins.shape[1], margins.dtype)
-    margins, bias = _run_linear(data, margins, bias, first, settings, engine)
-    parameters = _as_model(margins, bias, data, settings)
+    apart = [order[~held_out[order]] for order in orders[:n_apart]]
+    run = _begin_linear(data, margins, np.zeros(margins.shape[1], margins.dtype), settings)
+    if settings.chooses_alpha and held_out.sum() >= alpha_choice.ROWS_NEEDED:
+        run, settings = _choose_alpha(data, run, held_out, apart, settings, engine)
+    run = linear_start.run_epochs(data, run, apart[run.n_epochs :], settings, engine)
+    parameters = _as_model(run, data, settings)
     if shared_view.is_worthwhile(data, settings):
         settings = _train_view(data, held_out, parameters, settings, engine, random_state)
     if held_out.any():
@@ -154,12 +160,32 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
             _with_view(parameters, settings), data, held_out, settings, engine
         )
         settings = replace(settings, score_map=score_map)
-        seen = float(data.sample_weight[np.concatenate(first)].sum(dtype=np.float64))
-        margins, bias = _run_linear(
-            data, margins, bias, orders[n_apart:], settings, engine, seen=seen
-        )
-        parameters = _as_model(margins, bias, data, settings)
+        rest = orders[n_apart:]
+        run = linear_start.run_epochs(data, run.restarted(), rest, settings, engine)
+        parameters = _as_model(run, data, settings)
     return parameters, settings
+
+
+def _choose_alpha(data, start, held_out, orders, settings, engine):
+    """Choose the penalty; returns (the run so far, settings)."""
+
+    def advance(run, alpha, n_epochs):
+        with_alpha = replace(settings, alpha=alpha)
+        next_orders = orders[run.n_epochs : n_epochs]
+        return linear_start.run_epochs(data, run, next_orders, with_alpha, engine)
+
+    def measure(run):
+        parameters = _as_model(run, data, settings)
+        losses = [calibration.held_out_loss(parameters, data, held_out, settings, engine)]
+        if not settings.opposite_pair:  # of one margin a row the hinge loss tells nothing more
+            rows = np.flatnonzero(held_out)[:: held_out.sum() // alpha_choice.ROWS_NEEDED]
+            losses.append(
+                linear_start.squared_hinge(data, *run.average(), data.row_experts, rows)
+            )
+        return np.array(losses)
+
+    chosen = alpha_choice.choose_alpha(start, advance, measure)
+    return chosen.run, replace(settings, alpha=chosen.alpha)
 
 
 def _train_view(data, held_out, parameters, settings, engine, random_state):
@@ -171,7 +197,11 @@ def _train_view(data, held_out, parameters, settings, engine, random_state):
     return replace(settings, view=view, score_map=score_map)
 
 
-def _as_model(margins, bias, data, settings):
+def _as_model(run, data, settings):
+    """Turn the averaged margins of a run into a model."""
+    margins, bias = run.average()
+    if settings.opposite_pair:
+        margins, bias = initialization.split_pair(margins, bias)
     return initialization.scores_from_margins(
         margins, bias, data.geometry, data.class_experts, settings.score_map
     )
@@ -198,23 +228,13 @@ def _limit_density(parameters, data, settings):
     return prune(parameters, feature_scale, settings.weight_density)
 
 
-def _run_linear(data, margins, bias, orders, settings, engine, *, seen=0.0, earlier=0.0):
-    """Run linear epochs on the experts, or on the difference of two opposite ones.
-
-    ``seen`` is the sample weight that was visited before, ``earlier`` that of earlier samples.
-    Returns (margins, bias).
-    """
-    row_experts = data.row_experts
+def _begin_linear(data, margins, bias, settings):
+    """Begin linear epochs on the experts, or on the difference of two opposite ones."""
+    targets = data.row_experts
     if settings.opposite_pair:
-        row_experts = row_experts[:, [1]].tocsr()
         margins, bias = initialization.join_pair(margins, bias)
-    clock = linear_start.build_clock(
-        data.geometry, settings, seen=seen + earlier, horizon=earlier + data.total_weight
-    )
-    margins, bias = linear_start.run_linear_start(
-        data, margins, bias, row_experts, clock, orders, settings, engine
-    )
-    return initialization.split_pair(margins, bias) if settings.opposite_pair else (margins, bias)
+        targets = targets[:, [1]].tocsr()
+    return linear_start.begin_run(margins, bias, targets, settings.n_threads)
 
 
 def train_further(parameters, data, settings, engine, random_state, **monitors):
@@ -253,8 +273,9 @@ def train_on_stream(parameters, data, settings, engine, random_state, exposure):
     margins, bias = initialization.margins_from_scores(parameters, data.geometry, score_map)
     margins = initialization.start_new_features(margins, known, data)
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.STREAM_EPOCHS)]
-    margins, bias = _run_linear(data, margins, bias, orders, settings, engine, earlier=seen)
-    moved = _as_model(margins, bias, data, settings)
+    run = _begin_linear(data, margins, bias, settings)
+    run = linear_start.run_epochs(data, run, orders, settings, engine, earlier=seen)
+    moved = _as_model(run, data, settings)
     moved = moved._replace(expert=parameters.expert, intercept=parameters.intercept)
     moved = _limit_density(moved, data, settings)
     result = run_nested_epochs(moved, data, settings, engine, random_state)
@@ -308,7 +329,12 @@ def run_nested_epochs(
             break
     trained = finish(best or mean, data, settings)
     return TrainingResult(
-        trained, settings.score_map, monitor.losses, monitor.scores, data.exposure
+        trained,
+        settings.score_map,
+        settings.alpha,
+        monitor.losses,
+        monitor.scores,
+        data.exposure,
     )
 
 

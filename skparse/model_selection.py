@@ -196,7 +196,7 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
         verbose=0,
         n_experts="auto",
         weight_density="auto",
-        alpha=1.0,
+        alpha="auto",
         max_iter=4,
         batch_size="auto",
         learning_rate_init=0.1,
