@@ -49,8 +49,9 @@ def choose_alpha(start, advance, measure):
         trial = Trial(alpha, start, [])
         for n_epochs, speaks_for_it in zip(COMPARED_AFTER, (np.any, np.all), strict=True):
             trial = trial._replace(run=advance(trial.run, alpha, n_epochs))
-            trial.losses.append(measure(trial.run))
-            if chosen and not speaks_for_it(trial.losses[-1] < chosen.losses[len(trial.losses) - 1]):
+            losses = measure(trial.run)
+            if chosen and not speaks_for_it(losses < chosen.losses[len(trial.losses)]):
                 return chosen
+            trial.losses.append(losses)
         chosen = trial
     return chosen
