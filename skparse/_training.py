@@ -179,9 +179,7 @@ def _choose_alpha(data, start, held_out, orders, settings, engine):
         losses = [calibration.held_out_loss(parameters, data, held_out, settings, engine)]
         if not settings.opposite_pair:  # of one margin a row the hinge loss tells nothing more
             rows = np.flatnonzero(held_out)[:: held_out.sum() // alpha_choice.ROWS_NEEDED]
-            losses.append(
-                linear_start.squared_hinge(data, *run.average(), data.row_experts, rows)
-            )
+            losses.append(linear_start.squared_hinge(data, *run.average(), data.row_experts, rows))
         return np.array(losses)
 
     chosen = alpha_choice.choose_alpha(start, advance, measure)

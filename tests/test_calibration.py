@@ -211,6 +211,94 @@ def test_rows_that_keep_no_expert_are_calibrated_with_the_others():
     assert_allclose(chosen, best, rtol=1e-12)
 
 
+def held_out_loss_by_brute_force(parameters, data, held_out, settings, engine):
+    """Loss of the best model of all pairs of factors, plus its probability of wrong classes."""
+    best, losses = best_map_by_brute_force(parameters, data, held_out, settings, engine)
+    model, total = initialization.sharpen(parameters, best), losses[best]
+    top_k = min(settings.top_k, data.class_experts.shape[1])
+    for i in np.flatnonzero(held_out):
+        row = data.X[[i]]
+        proba = prediction.compute_probabilities(row, model, top_k, engine, 1)[0].astype(float)
+        own = data.labels[[i]].toarray()[0] > 0
+        total += float(data.sample_weight[i]) * proba[~own].sum()
+    return total
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-10), (np.float32, 1e-5)])
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"top_k": 1}, {"n_experts": 4, "top_k": 3}, {"n_experts": 9, "top_k": 64}],
+    ids=str,
+)
+@pytest.mark.parametrize("n_classes", [2, 6])
+def test_the_held_out_loss_equals_that_of_the_best_of_all_models(
+    n_classes, parameters, dtype, rtol, engine
+):
+    X, y = draw_documents(wrong=0.2, dtype=dtype, n_classes=n_classes)
+    weight = np.random.RandomState(3).uniform(0.2, 3.0, size=len(y))
+    arguments, _ = calibrated_map(X, y, weight, engine=engine, **parameters)
+    loss = calibration.held_out_loss(*arguments)
+    assert type(loss) is float
+    assert loss == pytest.approx(held_out_loss_by_brute_force(*arguments), rel=rtol)
+
+
+def test_the_held_out_loss_is_that_of_the_calibrated_model_and_its_distance_to_the_default():
+    arguments, chosen = calibrated_map(*draw_documents(wrong=0.4))
+    parameters, data, held_out, settings, engine = arguments
+    loss = calibration.held_out_loss(*arguments)
+    calibrated = replace(settings, score_map=chosen)
+    with patch.object(calibration, "FACTORS", np.array([1.0])):
+        of_default = calibration.held_out_loss(*arguments)
+        of_chosen = calibration.held_out_loss(parameters, data, held_out, calibrated, engine)
+    moved = np.log(np.divide(chosen[-2:], settings.score_map[-2:]))
+    assert np.abs(moved).max() > 0.2
+    distance = calibration.DEFAULT_WORTH * (moved**2).sum()  # all rows have the weight 1
+    assert loss == pytest.approx(of_chosen + distance, rel=1e-12)
+    assert loss < of_default
+
+
+def test_the_held_out_loss_reads_held_out_rows_only_and_leaves_the_model():
+    arguments, _ = calibrated_map(*draw_documents(wrong=0.3))
+    parameters, data, held_out, *rest = arguments
+    before, others = parameters.copy(), np.flatnonzero(~held_out)
+    X, labels = data.X.tolil(), data.labels.tolil()
+    X[others] = 0
+    labels[others] = 1 - data.labels[others].toarray()
+    weight = np.where(held_out, data.sample_weight, 77.0)
+    changed = replace(data, X=X.tocsr(), labels=labels.tocsr(), sample_weight=weight)
+    loss = calibration.held_out_loss(*arguments)
+    assert calibration.held_out_loss(parameters, changed, held_out, *rest) == loss
+    for mine, copy in zip(parameters.arrays(), before.arrays(), strict=True):
+        assert_array_equal(mine, copy)
+
+
+def test_rows_that_keep_no_expert_have_a_held_out_loss():
+    (parameters, data, held_out, settings, engine), _ = calibrated_map(*draw_documents(wrong=0.3))
+    silent = np.flatnonzero(held_out)[::3]
+    X = data.X.tolil()
+    X[silent] = 0
+    data = replace(data, X=X.tocsr())
+    parameters.router_intercept[:] = 0.0
+    loss = calibration.held_out_loss(parameters, data, held_out, settings, engine)
+    expected = held_out_loss_by_brute_force(parameters, data, held_out, settings, engine)
+    assert loss == pytest.approx(expected, rel=1e-10)
+    only_silent = np.isin(np.arange(len(held_out)), silent)
+    loss = calibration.held_out_loss(parameters, data, only_silent, settings, engine)
+    assert loss == pytest.approx(len(silent) * (np.log(6) + 5 / 6), rel=1e-12)
+
+
+def test_the_held_out_loss_adds_up_sample_weight():
+    arguments, _ = calibrated_map(*draw_documents(wrong=0.3))
+    parameters, data, held_out, *rest = arguments
+    loss = calibration.held_out_loss(*arguments)
+    for factor in (0.0, 1e-3, 8.0):
+        weighted = replace(data, sample_weight=factor * data.sample_weight)
+        assert calibration.held_out_loss(parameters, weighted, held_out, *rest) == pytest.approx(
+            factor * loss, rel=1e-12
+        )
+
+
 @pytest.mark.parametrize("wrong", [0.2, 0.4])
 @pytest.mark.parametrize("n_classes", [2, 6])
 def test_calibration_lowers_the_log_loss_where_labels_are_wrong(n_classes, wrong):
@@ -320,12 +408,13 @@ def test_a_stream_goes_on_from_the_margins_of_a_calibrated_fit():
     model = fit(X, y)
     started = []
 
-    def record(data, margins, bias, *arguments):
-        started.append((data.geometry, margins, bias))
+    def record(data, run, *arguments, **options):
+        (block,) = run.blocks
+        started.append((data.geometry, block.margins, block.bias))
         raise InterruptedError
 
     with (
-        patch.object(training.linear_start, "run_linear_start", record),
+        patch.object(training.linear_start, "run_epochs", record),
         pytest.raises(InterruptedError),
     ):
         model.partial_fit(X, y)

@@ -102,8 +102,12 @@ def test_bad_input_leaves_a_new_estimator_unfitted(documents, method, spoil):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("alpha", -1), ("n_experts", 0), ("top_k", "many"), ("engine", "numpy")]
-)
+    ("name", "value"),
+    [
+        ("alpha", -1), ("alpha", "strong"), ("n_experts", 0), ("top_k", "many"),
+        ("engine", "numpy"),
+    ],
+)  # fmt: skip
 def test_a_bad_parameter_leaves_the_model_as_it_was(model, documents, name, value):
     model.set_params(**{name: value})
     with left_as_it_was(model), pytest.raises(ValueError, match=f"'{name}' parameter"):

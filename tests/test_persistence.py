@@ -13,11 +13,14 @@ import pytest
 import skops.io
 from fitted_models import assert_same_model, fitted_arrays
 from numpy.testing import assert_array_equal
+from scipy import sparse
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.pipeline import make_pipeline
 
 import skparse
 from skparse import SparseExpertClassifier
+from skparse._parameters import csr_parts
+from skparse._persistence import pack, unpack
 from skparse.datasets import make_topic_documents
 
 CLASS_NAME = "skparse._classifier.SparseExpertClassifier"
@@ -192,6 +195,36 @@ def test_a_saved_model_holds_its_weights_in_small_integers_and_nothing_else(fitt
     counts = model.n_features_in_ + model.n_experts_
     rest = model.expert_load_.nbytes + model.classes_.nbytes
     assert len(pickle.dumps(model)) < values + width * (connections + counts) + rest + 3000
+
+
+@pytest.mark.parametrize(
+    "filled", [[], [0], [69_999], [0, 69_999], range(3, 70_000, 40), range(69_000), range(70_000)]
+)
+def test_rows_without_entries_take_no_room_and_come_back(filled):
+    lengths = np.zeros(70_000, int)
+    lengths[list(filled)] = 1 + np.arange(len(filled)) % 3
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = np.concatenate([np.arange(n) for n in lengths] or [[]]).astype(np.int32)
+    values = np.arange(indptr[-1], dtype=np.float32)
+    matrix = sparse.csr_array((values, columns, indptr), shape=(70_000, 5))
+    packed = pack(matrix)
+    for mine, theirs in zip(csr_parts(unpack(packed)), csr_parts(matrix), strict=True):
+        assert_array_equal(mine, theirs)
+        assert mine.dtype == theirs.dtype
+    of_pattern = sum(np.asarray(packed[name]).nbytes for name in ("counts", "gaps"))
+    assert of_pattern <= min(70_000, 5 * len(filled)) + 8
+
+
+def test_hashed_features_that_no_sample_has_take_no_room():
+    X, y = make_topic_documents(
+        900, 600, 10, n_classes=5, document_length=20, random_state=0, return_X_y=True
+    )
+    spread = sparse.csr_array((X.data, 100 * X.indices, X.indptr), shape=(900, 60_000))
+    narrow, wide = (
+        len(pickle.dumps(SparseExpertClassifier(random_state=0).fit(matrix, y)))
+        for matrix in (X, spread)
+    )
+    assert wide - narrow < 600 + 100
 
 
 @pytest.mark.parametrize("round_trip", ROUND_TRIPS, ids=lambda function: function.__name__)
