@@ -5,7 +5,6 @@ they have told how far the margins can be trusted, they join the rest.
 """
 
 import numpy as np
-from scipy import sparse
 
 from . import _prediction as prediction
 from ._parameters import with_values
@@ -112,10 +111,11 @@ def _log_losses(logits, classes, factors):
     ``logits`` is sparse: what it does not store is zero. ``classes`` (n_rows,) are the labels.
     """
     per_row = np.diff(logits.indptr)
-    parts = np.ones(logits.nnz), np.arange(logits.nnz), logits.indptr
-    row_sums = sparse.csr_array(parts, shape=(len(per_row), logits.nnz))
-    is_own = logits.indices == np.repeat(classes, per_row)
-    own = row_sums @ np.where(is_own, logits.data, 0.0)
-    totals = row_sums @ np.exp(np.multiply.outer(logits.data, factors))
-    totals += (logits.shape[1] - per_row)[:, None]
-    return np.log(totals) - np.multiply.outer(own, factors)
+    rows = np.repeat(np.arange(len(per_row)), per_row)
+    is_own = logits.indices == classes[rows]
+    own = np.bincount(rows[is_own], logits.data[is_own], minlength=len(per_row))
+    losses = np.empty((len(per_row), len(factors)))
+    for k, factor in enumerate(factors):
+        totals = np.bincount(rows, np.exp(factor * logits.data), minlength=len(per_row))
+        losses[:, k] = np.log(totals + (logits.shape[1] - per_row)) - factor * own
+    return losses

@@ -86,7 +86,7 @@ class SparseExpertClassifier(
         size (here: by the sum of the sample weights) when added to the loss. It is relative
         to the mean squared norm of the samples. "auto" chooses from 1, 3 and 9 by the log-loss
         of samples that the first epochs do not see: the noisier the labels, the stronger. It
-        is 1 below 1,024 samples, for multilabel targets and for a stream.
+        is 1 below 4,096 samples, for multilabel targets and for a stream.
 
     max_iter : int, default=4
         Number of epochs in which all sparsity levels are trained, after the experts have
@@ -412,7 +412,6 @@ class SparseExpertClassifier(
             )
             self._record(result, self.classes_, multilabel, continues=not first_call)
             self._exposure = tuple(result.exposure)
-            self.alpha_ = float(result.alpha)
             self.loss_curve_ = [*getattr(self, "loss_curve_", []), *result.loss_curve]
             self.n_iter_ = len(self.loss_curve_)
             self.t_ = result.exposure.total

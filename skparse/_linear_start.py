@@ -211,7 +211,8 @@ def run_epochs(data, run, orders, settings, engine, *, earlier=0.0):
     return run._replace(
         blocks=blocks,
         n_epochs=run.n_epochs + len(orders),
-        seen=run.seen + sum(_visited_weight(data, order) for order in orders),
+        # Added one by one, so that the sum does not depend on how the epochs are grouped.
+        seen=sum((_visited_weight(data, order) for order in orders), run.seen),
     )
 
 
