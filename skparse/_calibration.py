@@ -67,7 +67,8 @@ def held_out_loss(parameters, data, held_out, settings, engine):
     first of the probabilities.
     """
     losses, misses = _losses_by_factors(parameters, data, held_out, settings, engine)
-    return (losses.flat[losses.argmin()] + misses.flat[losses.argmin()]).item()
+    best = losses.argmin()
+    return float(losses.flat[best] + misses.flat[best])
 
 
 def _losses_by_factors(parameters, data, held_out, settings, engine):

@@ -191,7 +191,7 @@ class SparseExpertClassifier(
         The largest of them. Only defined with a validation set.
 
     alpha_ : float
-        Strength of the L2 penalty.
+        Strength of the L2 penalty that was used: `alpha`, or what "auto" chose.
 
     t_ : float
         Sample weight that the model has learnt from.

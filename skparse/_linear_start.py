@@ -87,15 +87,6 @@ class Block(NamedTuple):
     mean_margins: np.ndarray  # values on the same pattern
     mean_bias: np.ndarray
 
-    def begun_with(self, values, bias):
-        """Return the block with other margins and a new average."""
-        return self._replace(
-            margins=with_values(self.margins, values),
-            bias=bias,
-            mean_margins=np.zeros_like(values),
-            mean_bias=np.zeros_like(bias),
-        )
-
     def copy(self):
         """Copy the numbers; the patterns are shared."""
         return self._replace(
@@ -124,8 +115,21 @@ class LinearRun(NamedTuple):
 
     def restarted(self):
         """Go on from the average, and begin a new one."""
-        blocks = [block.begun_with(block.mean_margins, block.mean_bias) for block in self.blocks]
+        blocks = [
+            _begin_block(
+                block.inside,
+                block.targets,
+                with_values(block.margins, block.mean_margins),
+                block.mean_bias,
+            )
+            for block in self.blocks
+        ]
         return self._replace(blocks=blocks, n_epochs=0)
+
+
+def _begin_block(inside, targets, margins, bias):
+    mean_margins, mean_bias = np.zeros_like(margins.data), np.zeros_like(bias)
+    return Block(inside, targets, margins, bias, mean_margins, mean_bias)
 
 
 def begin_run(margins, bias, targets, n_threads):
@@ -150,9 +154,9 @@ def begin_run(margins, bias, targets, n_threads):
     for k in range(n_blocks):
         first, last = edges[k], edges[k + 1]
         inside = of_block == k
-        part = _cut_columns(margins, inside, first, last)
-        block = Block(inside, targets[:, first:last].tocsr(), part, None, None, None)
-        blocks.append(block.begun_with(part.data, bias[first:last]))
+        own_targets = targets[:, first:last].tocsr()
+        own_margins = _cut_columns(margins, inside, first, last)
+        blocks.append(_begin_block(inside, own_targets, own_margins, bias[first:last]))
     return LinearRun(margins, blocks, 0, 0.0)
 
 
@@ -239,7 +243,20 @@ def _run_block(data, block, n_epochs, clock, orders, settings, engine):
 
 
 def squared_hinge(data, margins, bias, targets, rows):
-    """Sum the weighted one-vs-rest squared hinge losses of ``rows``."""
+    """Sum the one-vs-rest squared hinge losses of some rows, in sample weight.
+
+    Parameters
+    ----------
+    data : `skparse._training.TrainingData`
+    margins : csr_array (n_features, n_experts)
+    bias : ndarray (n_experts,), multiplies the bias feature
+    targets : csr_array (n_samples, n_experts), stores an entry where the target is +1
+    rows : ndarray of int
+
+    Returns
+    -------
+    float
+    """
     total = 0.0
     bias = bias * data.geometry.bias_feature
     size = max(1, MARGINS_AT_ONCE // len(bias))

@@ -152,7 +152,7 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
     if settings.chooses_alpha and held_out.sum() >= alpha_choice.ROWS_NEEDED:
         run, settings = _choose_alpha(data, run, held_out, apart, settings, engine)
     run = linear_start.run_epochs(data, run, apart[run.n_epochs :], settings, engine)
-    parameters = _as_model(run, data, settings)
+    parameters = _as_model(*run.average(), data, settings)
     if shared_view.is_worthwhile(data, settings):
         settings = _train_view(data, held_out, parameters, settings, engine, random_state)
     if held_out.any():
@@ -162,7 +162,7 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
         settings = replace(settings, score_map=score_map)
         rest = orders[n_apart:]
         run = linear_start.run_epochs(data, run.restarted(), rest, settings, engine)
-        parameters = _as_model(run, data, settings)
+        parameters = _as_model(*run.average(), data, settings)
     return parameters, settings
 
 
@@ -175,11 +175,12 @@ def _choose_alpha(data, start, held_out, orders, settings, engine):
         return linear_start.run_epochs(data, run, next_orders, with_alpha, engine)
 
     def measure(run):
-        parameters = _as_model(run, data, settings)
+        average = run.average()
+        parameters = _as_model(*average, data, settings)
         losses = [calibration.held_out_loss(parameters, data, held_out, settings, engine)]
         if not settings.opposite_pair:  # of one margin a row the hinge loss tells nothing more
             rows = np.flatnonzero(held_out)[:: held_out.sum() // alpha_choice.ROWS_NEEDED]
-            losses.append(linear_start.squared_hinge(data, *run.average(), data.row_experts, rows))
+            losses.append(linear_start.squared_hinge(data, *average, data.row_experts, rows))
         return np.array(losses)
 
     chosen = alpha_choice.choose_alpha(start, advance, measure)
@@ -195,9 +196,8 @@ def _train_view(data, held_out, parameters, settings, engine, random_state):
     return replace(settings, view=view, score_map=score_map)
 
 
-def _as_model(run, data, settings):
-    """Turn the averaged margins of a run into a model."""
-    margins, bias = run.average()
+def _as_model(margins, bias, data, settings):
+    """Turn the margins of linear epochs into a model."""
     if settings.opposite_pair:
         margins, bias = initialization.split_pair(margins, bias)
     return initialization.scores_from_margins(
@@ -273,7 +273,7 @@ def train_on_stream(parameters, data, settings, engine, random_state, exposure):
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.STREAM_EPOCHS)]
     run = _begin_linear(data, margins, bias, settings)
     run = linear_start.run_epochs(data, run, orders, settings, engine, earlier=seen)
-    moved = _as_model(run, data, settings)
+    moved = _as_model(*run.average(), data, settings)
     moved = moved._replace(expert=parameters.expert, intercept=parameters.intercept)
     moved = _limit_density(moved, data, settings)
     result = run_nested_epochs(moved, data, settings, engine, random_state)

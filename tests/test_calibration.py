@@ -198,13 +198,21 @@ def test_little_evidence_leaves_the_default_and_much_does_not():
     assert moves[0].sum() < moves[1].sum()
 
 
-def test_rows_that_keep_no_expert_are_calibrated_with_the_others():
-    (parameters, data, held_out, settings, engine), _ = calibrated_map(*draw_documents(wrong=0.3))
+def silence_some_rows():
+    """Empty a third of the held-out rows, so that they keep no expert.
+
+    Returns the arguments of `calibrate` and those rows.
+    """
+    (parameters, data, held_out, *rest), _ = calibrated_map(*draw_documents(wrong=0.3))
     silent = np.flatnonzero(held_out)[::3]
     X = data.X.tolil()
     X[silent] = 0
-    data = replace(data, X=X.tocsr())
     parameters.router_intercept[:] = 0.0
+    return (parameters, replace(data, X=X.tocsr()), held_out, *rest), silent
+
+
+def test_rows_that_keep_no_expert_are_calibrated_with_the_others():
+    (parameters, data, held_out, settings, engine), silent = silence_some_rows()
     assert prediction.compute_codes(data.X[silent], parameters, 6, engine, 1).nnz == 0
     best, _ = best_map_by_brute_force(parameters, data, held_out, settings, engine)
     chosen = calibration.calibrate(parameters, data, held_out, settings, engine)
@@ -274,12 +282,7 @@ def test_the_held_out_loss_reads_held_out_rows_only_and_leaves_the_model():
 
 
 def test_rows_that_keep_no_expert_have_a_held_out_loss():
-    (parameters, data, held_out, settings, engine), _ = calibrated_map(*draw_documents(wrong=0.3))
-    silent = np.flatnonzero(held_out)[::3]
-    X = data.X.tolil()
-    X[silent] = 0
-    data = replace(data, X=X.tocsr())
-    parameters.router_intercept[:] = 0.0
+    (parameters, data, held_out, settings, engine), silent = silence_some_rows()
     loss = calibration.held_out_loss(parameters, data, held_out, settings, engine)
     expected = held_out_loss_by_brute_force(parameters, data, held_out, settings, engine)
     assert loss == pytest.approx(expected, rel=1e-10)
