@@ -11,13 +11,13 @@ any number of Python threads may run them.
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 # Indices are cast to unsigned: numba guards every signed one against being negative, which
 # made these loops two to three times slower.
 from numpy import uint64
+
+from ._intrinsics import LANES, lowest_bit, positive_bits, prefetch
 
 # No fast-math: with it the compiler picks between versions of a loop by where the arrays lie,
 # and the same seed no longer gives the same bits. It gained nothing measurable.
@@ -34,24 +34,8 @@ _EVERY_ROW = {**_OPTIONS, "forceinline": True}
 _ONE_CALLER = {**_OPTIONS, "inline": "always"}
 
 _ONE = uint64(1)
+_LANES = uint64(LANES)
 _AHEAD = uint64(8)  # nonzeros, between asking for the weights of a feature and using them
-
-
-@intrinsic
-def _prefetch(_, array, position):
-    """Ask for the cache line of ``array[position]``, and the one behind it."""
-
-    def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        flags = [ir.IntType(32)(flag) for flag in (0, 3, 1)]  # to read, often, data
-        kind = ir.FunctionType(ir.VoidType(), [place.type, *(flag.type for flag in flags)])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        for offset in (0, 64):
-            builder.call(prefetch, [builder.gep(place, [ir.IntType(64)(offset)]), *flags])
-        return context.get_dummy_value()
-
-    return types.void(array, position), generate
 
 
 @njit(**_EVERY_ROW)
@@ -62,8 +46,8 @@ def _add_scores(h, x_indices, x_data, start, stop, indptr, indices, values):
     first, last = uint64(indptr[j]), uint64(indptr[j + _ONE])
     for t in range(uint64(start), uint64(stop)):
         ahead = uint64(indptr[uint64(x_indices[min(t + _AHEAD, end)])])
-        _prefetch(indices, ahead)
-        _prefetch(values, ahead)
+        prefetch(indices, ahead)
+        prefetch(values, ahead)
         # Where the weights of the next feature lie is looked up before those of this one are
         # used: the processor then knows early where the loop over them ends.
         j = uint64(x_indices[min(t + _ONE, end)])
@@ -107,15 +91,30 @@ def _subtract_products(
 
 
 @njit(**_EVERY_ROW)
+def _list_positive(h, positive):
+    """Write the positions of the positive entries of ``h`` to ``positive``; returns how many."""
+    n_positive = uint64(0)
+    n_experts = uint64(h.shape[0])
+    whole = n_experts - n_experts % _LANES
+    for first in range(uint64(0), whole, _LANES):
+        bits = positive_bits(h, first)
+        while bits != 0:
+            positive[n_positive] = first + lowest_bit(bits)
+            n_positive += _ONE
+            bits &= bits - _ONE
+    for e in range(whole, n_experts):  # without a branch: which are positive is hard to guess
+        positive[n_positive] = e
+        n_positive += uint64(h[e] > 0)
+    return n_positive
+
+
+@njit(**_EVERY_ROW)
 def _keep_top(h, top_k, kept, positive):
     """Write the ``top_k`` largest positive entries of ``h`` to ``kept``, largest first.
 
     Ties go to the lowest index. Returns how many were kept. ``positive`` (n_experts,) is scratch.
     """
-    n_positive = uint64(0)
-    for e in range(uint64(h.shape[0])):  # without a branch: which are positive is hard to guess
-        positive[n_positive] = e
-        n_positive += uint64(h[e] > 0)
+    n_positive = _list_positive(h, positive)
     count = 0
     threshold = h.dtype.type(0)
     for c in range(n_positive):

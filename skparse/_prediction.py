@@ -7,9 +7,9 @@ from scipy import sparse
 from ._parameters import csr_parts
 from ._threads import map_threads
 
-# Fewer nonzeros than this (and eighths of an expert's score, which count alike) are not worth a
-# second thread: it starts in a tenth of a millisecond, and that is about two of work.
-WORTH_THREADS = 2**17
+# Fewer nonzeros than this are about a millisecond of work, not worth a second thread, which costs
+# a fifth of one. A row takes as long as 16 nonzeros and one more for every 32 experts.
+WORTH_THREADS = 2**16
 # Numbers that a block may need for itself: they stay in the cache.
 BLOCK_NUMBERS = 2**18
 
@@ -20,7 +20,7 @@ def run_blocks(function, X, parameters, n_jobs, n_scratch=0):
     ``n_scratch`` is how many numbers a row needs beside what is returned; it limits the blocks.
     """
     n_rows = X.shape[0]
-    work = X.nnz + n_rows * len(parameters.router_intercept) // 8
+    work = X.nnz + n_rows * (16 + len(parameters.router_intercept) // 32)
     n_threads = effective_n_jobs(n_jobs) if work > WORTH_THREADS else 1
     # Two blocks per thread: one that is slower than the others does not keep all waiting.
     size = n_rows if n_threads == 1 else -(-n_rows // (2 * n_threads))

@@ -61,9 +61,11 @@ def test_only_the_door_validates_data():
 
 
 def test_kernels_know_numpy_and_their_compiler_only():
-    assert packages_of("_kernels.py") == {"numpy", "numba", "llvmlite"}
+    assert packages_of("_intrinsics.py") == {"numba", "llvmlite"}
+    assert packages_of("_kernels.py") == {"numpy", "numba", "skparse"}
     assert packages_of("_embedding_kernels.py") == {"numpy", "numba"}
-    assert files_importing("numba") == {"_kernels.py", "_embedding_kernels.py"}
+    assert files_importing("numba") == {"_intrinsics.py", "_kernels.py", "_embedding_kernels.py"}
+    assert files_importing("skparse._intrinsics") == {"_kernels.py"}
 
 
 def test_kernels_stay_behind_their_engine():

@@ -1,6 +1,6 @@
 """Threads share the rows of a large prediction, and leave a small one alone."""
 
-from threading import get_ident
+from threading import Barrier, get_ident
 
 import numpy as np
 import pytest
@@ -15,12 +15,17 @@ def rows_of(n_rows, n_columns):
     return sparse.csr_array(np.ones((n_rows, n_columns)))
 
 
-def run(n_rows, n_columns, n_jobs):
-    """Blocks that `run_blocks` makes, and the threads that worked on them."""
-    threads = set()
+def run(n_rows, n_columns, n_jobs, n_together=1):
+    """Blocks that `run_blocks` makes, and the threads that worked on them.
+
+    Every thread waits in its first block until ``n_together`` have come.
+    """
+    threads, barrier = set(), Barrier(n_together, timeout=60)
 
     def block(first, last):
-        threads.add(get_ident())
+        if get_ident() not in threads:
+            threads.add(get_ident())
+            barrier.wait()
         return first, last
 
     parameters = draw_problem().parameters
@@ -45,5 +50,5 @@ def test_little_work_stays_in_the_calling_thread():
 
 @pytest.mark.parametrize("shape", [(20_000, 10), (200, 1000)])
 def test_many_nonzeros_are_shared_however_few_the_rows(shape):
-    blocks, threads = run(*shape, n_jobs=2)
-    assert len(blocks) == 4 and get_ident() not in threads
+    blocks, threads = run(*shape, n_jobs=2, n_together=2)
+    assert len(blocks) == 4 and get_ident() in threads and len(threads) == 2

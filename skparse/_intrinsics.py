@@ -1,0 +1,60 @@
+"""What processors can do and numba has no name for; `skparse._kernels` is built of it.
+
+numba keeps compiled kernels by the file that they are in: who changes this file has to change
+or touch ``_kernels.py`` too, or kernels compiled before go on being used.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+LANES = 64  # entries that `positive_bits` looks at
+
+
+def _address(context, builder, signature, arguments):
+    """Pointer to ``array[position]``, the first two arguments of an intrinsic."""
+    data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+    return builder.gep(data, [arguments[1]])
+
+
+@intrinsic
+def prefetch(_, array, position):
+    """Ask for the cache line of ``array[position]``, and the one behind it."""
+
+    def generate(context, builder, signature, arguments):
+        byte = ir.IntType(8).as_pointer()
+        place = builder.bitcast(_address(context, builder, signature, arguments), byte)
+        flags = [ir.IntType(32)(flag) for flag in (0, 3, 1)]  # to read, often, data
+        kind = ir.FunctionType(ir.VoidType(), [place.type, *(flag.type for flag in flags)])
+        instruction = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        for offset in (0, 64):
+            builder.call(instruction, [builder.gep(place, [ir.IntType(64)(offset)]), *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, position), generate
+
+
+@intrinsic
+def positive_bits(_, array, position):
+    """Which of the `LANES` entries from ``array[position]`` on are positive, the first lowest."""
+
+    def generate(context, builder, signature, arguments):
+        number = context.get_value_type(signature.args[0].dtype)
+        lanes = ir.VectorType(number, LANES)
+        place = _address(context, builder, signature, arguments)
+        entries = builder.load(builder.bitcast(place, lanes.as_pointer()))
+        entries.align = signature.args[0].dtype.bitwidth // 8
+        positive = builder.fcmp_ordered(">", entries, ir.Constant(lanes, [0.0] * LANES))
+        return builder.bitcast(positive, ir.IntType(LANES))
+
+    return types.uint64(array, position), generate
+
+
+@intrinsic
+def lowest_bit(_, bits):
+    """Position of the lowest bit that is set; undefined if none is."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.uint64(bits), generate

@@ -1,0 +1,52 @@
+"""Calls shared by threads: in order, the caller among them, nothing lost, no error swallowed."""
+
+from threading import Barrier, get_ident
+
+import pytest
+
+from skparse._threads import map_threads
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
+@pytest.mark.parametrize("n_calls", [0, 1, 2, 7, 1000])
+def test_results_are_in_the_order_of_the_calls(n_threads, n_calls):
+    numbers = list(range(n_calls))
+    expected = [10 * number + 1 for number in numbers]
+    assert map_threads(lambda a, b: 10 * a + b, numbers, [1] * n_calls, n_threads=n_threads) == (
+        expected
+    )
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_the_calling_thread_is_one_of_the_threads(n_threads):
+    barrier = Barrier(n_threads, timeout=60)  # passed only if all work at the same time
+
+    def who(_):
+        barrier.wait()
+        return get_ident()
+
+    threads = set(map_threads(who, range(n_threads), n_threads=n_threads))
+    assert get_ident() in threads and len(threads) == n_threads
+
+
+def test_one_thread_is_the_calling_one():
+    assert set(map_threads(lambda _: get_ident(), range(9), n_threads=1)) == {get_ident()}
+
+
+@pytest.mark.parametrize("by_the_caller", [True, False])
+def test_an_error_in_any_thread_is_raised(by_the_caller):
+    caller, barrier = get_ident(), Barrier(2, timeout=60)
+
+    def fail_in_one(number):
+        barrier.wait()
+        if (get_ident() == caller) == by_the_caller:
+            raise ValueError("of one thread")
+        return number
+
+    with pytest.raises(ValueError, match="of one thread"):
+        map_threads(fail_in_one, range(2), n_threads=2)
+
+
+def test_arguments_have_to_be_of_one_length():
+    with pytest.raises(ValueError, match="shorter"):
+        map_threads(lambda a, b: a, [1, 2], [1], n_threads=2)
