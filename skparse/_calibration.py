@@ -88,15 +88,18 @@ def _losses_by_factors(parameters, data, held_out, settings, engine):
     def log_losses(gate):
         return _log_losses(gate @ parameters.expert, classes, sharper_outputs)
 
-    of_one = weight @ log_losses(gates(1))  # a gate of one weight is as sharp as it can be
+    def summed(losses):
+        return np.einsum("n,...nf->...f", weight, losses)  # without BLAS, see `inner`
+
+    of_one = summed(log_losses(gates(1)))  # a gate of one weight is as sharp as it can be
     widest = gates(min(settings.top_k, len(parameters.router_intercept)))
     of_widest = np.array(
         [log_losses(_sharper_gate(widest, score_map.sharper_scores * f)) for f in FACTORS]
     )
     distance = DEFAULT_WORTH * np.log(FACTORS) ** 2 * weight.mean()
-    losses = SHARE_OF_ONE * of_one + (1 - SHARE_OF_ONE) * (weight @ of_widest)
+    losses = SHARE_OF_ONE * of_one + (1 - SHARE_OF_ONE) * summed(of_widest)
     losses += distance[:, None] + distance
-    return losses, weight @ -np.expm1(-of_widest)
+    return losses, summed(-np.expm1(-of_widest))
 
 
 def _sharper_gate(codes, factor):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ._parameters import ModelParameters, row_blocks, with_values
+from ._parameters import ModelParameters, inner, row_blocks, with_values
 
 # Chosen by held-out accuracy on training parts of ten text sets (docs/design.md).
 # Margin at the start per unit of log-odds and nonzero of typical size: the longer the texts,
@@ -177,7 +177,7 @@ def measure_relevance(sums, exposure):
         return np.ones(sums.shape[0], sums.dtype)
     background = (exposure.expert / exposure.expert.sum()).astype(sums.dtype)
     used = background[background > 0]
-    entropy = -float(used @ np.log(used))
+    entropy = -float(inner(used, np.log(used)))
     if entropy <= 0:  # all samples have the same expert
         return np.ones(sums.shape[0], sums.dtype)
     smoothing = sums.dtype.type(RELEVANCE_SMOOTHING * sums.sum() / exposure.feature.sum())
@@ -222,9 +222,12 @@ def choose_prior_strength(margins, data, held_out):
     per_entry = np.repeat(weight, np.diff(said.indptr))
     targets = data.row_experts[rows]  # +1 where it stores an entry, -1 elsewhere
     size = weight.sum() * said.shape[1]
-    total, square = per_entry @ said.data, per_entry @ said.data.astype(np.float64) ** 2
-    of_targets = 2 * (weight @ np.diff(targets.indptr)) - size
-    product = 2 * (weight @ said.multiply(targets).sum(axis=1)) - total
+    total, square = (
+        inner(per_entry, said.data),
+        inner(per_entry, said.data.astype(np.float64) ** 2),
+    )
+    of_targets = 2 * inner(weight, np.diff(targets.indptr)) - size
+    product = 2 * inner(weight, said.multiply(targets).sum(axis=1)) - total
     if size == 0 or square * size <= total**2:
         return PRIOR_STRENGTH
     slope = (product - total * of_targets / size) / (square - total**2 / size)

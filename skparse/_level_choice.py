@@ -108,8 +108,8 @@ def compare_levels(scores, best, weights=None):
     weights = np.ones(len(scores)) if weights is None else weights
     total = weights.sum()
     differences = scores[:, [best]] - scores
-    loss = weights @ differences / total
-    variance = weights @ (differences - loss) ** 2 / total
+    loss = np.einsum("n,nk->k", weights, differences) / total
+    variance = np.einsum("n,nk->k", weights, (differences - loss) ** 2) / total
     return loss, np.sqrt(variance / (total - 1 if total > 1 else 1))
 
 

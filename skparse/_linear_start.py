@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ._parameters import csr_parts, row_blocks, with_values
-from ._threads import map_threads
+from ._parameters import csr_parts, inner, row_blocks, with_values
+from ._threads import Threads
 
 LINEAR_EPOCHS = 8
 EPOCHS_APART = 6  # of them, before the rows that are kept apart join
@@ -46,18 +46,18 @@ def measure_geometry(X, sample_weight, squares):
     """
     weight = sample_weight.astype(np.float64)
     total = weight.sum()
-    mean_square = float(weight @ squares) / total
+    mean_square = float(inner(weight, squares)) / total
     if mean_square == 0:
         return Geometry(1.0, 1.0, 1.0)
-    per_row = float(weight @ np.diff(X.indptr)) / total
+    per_row = float(inner(weight, np.diff(X.indptr))) / total
     # Positive for counts, and at right angles to no X that is not made for it.
     direction = np.random.RandomState(0).uniform(0.5, 1.5, X.shape[1]).astype(X.dtype)
     largest = 0.0
     for _ in range(4):
-        direction /= np.linalg.norm(direction)
+        direction /= np.sqrt(inner(direction, direction))
         scores = X @ direction
         moved = X.T @ (scores * sample_weight)
-        largest = float(np.linalg.norm(moved)) / total
+        largest = float(np.sqrt(inner(moved, moved))) / total
         if largest == 0:
             break
         direction = moved
@@ -102,6 +102,7 @@ class LinearRun(NamedTuple):
 
     margins: sparse.csr_array  # (n_features, n_experts), where they began
     blocks: list  # of `Block`: experts do not interact, so each thread takes some
+    threads: Threads
     n_epochs: int  # in the average
     seen: float  # weight of the samples visited so far
 
@@ -132,7 +133,7 @@ def _begin_block(inside, targets, margins, bias):
     return Block(inside, targets, margins, bias, mean_margins, mean_bias)
 
 
-def begin_run(margins, bias, targets, n_threads):
+def begin_run(margins, bias, targets, threads):
     """Cut the experts into a block for each thread, before the first epoch.
 
     Parameters
@@ -141,13 +142,13 @@ def begin_run(margins, bias, targets, n_threads):
         Where the margins start, on the pattern of the connections.
     bias : ndarray (n_experts,), multiplies the bias feature
     targets : csr_array (n_samples, n_experts), stores an entry where the target is +1
-    n_threads : int
+    threads : `skparse._threads.Threads`
 
     Returns
     -------
     LinearRun
     """
-    n_blocks = min(n_threads, margins.shape[1])
+    n_blocks = min(threads.n_threads, margins.shape[1])
     edges = np.linspace(0, margins.shape[1], n_blocks + 1).astype(int)
     of_block = np.searchsorted(edges[1:], margins.indices, side="right").astype(np.int16)
     blocks = []
@@ -157,7 +158,7 @@ def begin_run(margins, bias, targets, n_threads):
         own_targets = targets[:, first:last].tocsr()
         own_margins = _cut_columns(margins, inside, first, last)
         blocks.append(_begin_block(inside, own_targets, own_margins, bias[first:last]))
-    return LinearRun(margins, blocks, 0, 0.0)
+    return LinearRun(margins, blocks, threads, 0, 0.0)
 
 
 def _cut_columns(matrix, inside, first, last):
@@ -211,7 +212,7 @@ def run_epochs(data, run, orders, settings, engine, *, earlier=0.0):
     def advance(block):
         return _run_block(data, block.copy(), run.n_epochs, clock, orders, settings, engine)
 
-    blocks = map_threads(advance, run.blocks, n_threads=len(run.blocks))
+    blocks = run.threads.map(advance, run.blocks)
     return run._replace(
         blocks=blocks,
         n_epochs=run.n_epochs + len(orders),
@@ -264,7 +265,7 @@ def squared_hinge(data, margins, bias, targets, rows):
         block = rows[first : first + size]
         signs = np.where(targets[block].toarray() > 0, 1, -1)
         losses = np.maximum(1 - signs * ((data.X[block] @ margins).toarray() + bias), 0) ** 2
-        total += float(data.sample_weight[block] @ losses.sum(axis=1, dtype=np.float64))
+        total += float(inner(data.sample_weight[block], losses.sum(axis=1, dtype=np.float64)))
     return total
 
 

@@ -52,6 +52,15 @@ def csr_parts(matrix):
     return matrix.indptr, matrix.indices, matrix.data
 
 
+def inner(a, b):
+    """Inner product of two vectors, the same for any number of threads.
+
+    BLAS would cut a long sum by its threads, and let them spin for milliseconds when they are
+    done, on the processors that the kernels need next: no fit calls it.
+    """
+    return (a * b).sum()
+
+
 def row_blocks(indptr, n_entries=2**20):
     """Cut rows of a CSR pattern into (first, last) with about that many entries each.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._parameters import csr_parts, with_values
+from ._parameters import csr_parts, inner, with_values
 
 # Chosen by held-out accuracy on training parts (docs/design.md).
 LONGEST_TEXT = 32  # mean nonzeros per row up to which a view is worth its time
@@ -52,23 +52,23 @@ def is_worthwhile(data, settings):
     )
 
 
-def train_shared_view(data, rows, parameters, engine, random_state):
-    """Train a view on some of the rows and scale it to the scores of a model.
+def train_shared_view(data, rows, engine, random_state):
+    """Train a view on some of the rows; no model is needed for it.
 
     Parameters
     ----------
     data : `skparse._training.TrainingData`, one expert per class
     rows : ndarray of int
-    parameters : ModelParameters
     engine : see `skparse._engines`
     random_state : numpy.random.RandomState
 
     Returns
     -------
     SharedView
+        Of rows over their typical norm; `fit_to_scores` makes it that of the rows.
     """
     n_experts, dtype = data.class_experts.shape[1], data.X.dtype
-    unit = float(1 / np.sqrt(data.geometry.mean_square))
+    unit = _unit(data)
     view = SharedView(
         random_state.normal(0, SPREAD, (data.X.shape[1], RANK)).astype(dtype),
         random_state.normal(0, 0.5 / np.sqrt(RANK), (n_experts, RANK)).astype(dtype),
@@ -86,20 +86,24 @@ def train_shared_view(data, rows, parameters, engine, random_state):
             csr_parts(data.X), (order, weight), data.row_experts.indices, tuple(view), squares,
             drawn, (unit, LEARNING_RATE, stand_in), BATCH_SIZE,
         )  # fmt: skip
-    return _fit_to_scores(view, unit, data.X, parameters)
+    return view
 
 
-def _fit_to_scores(view, unit, X, parameters):
-    """Centre the products over the experts and scale them to their share of the scores."""
+def _unit(data):
+    return float(1 / np.sqrt(data.geometry.mean_square))
+
+
+def fit_to_scores(view, data, parameters):
+    """Centre the products over the experts and scale them to their share of a model's scores."""
     output = view.output - view.output.mean(axis=0)
     bias = view.bias - view.bias.mean()
-    sample = X[:: -(-X.shape[0] * len(bias) // MEASURED_SCORES)]
-    added = (sample @ view.embedding) @ output.T
+    sample = data.X[:: -(-data.X.shape[0] * len(bias) // MEASURED_SCORES)]
+    added = np.einsum("ik,ek->ie", sample @ view.embedding, output)  # without BLAS, see `inner`
     scores = (sample @ parameters.router).data.astype(np.float64)
     mean = scores.sum() / added.size
-    spread = np.sqrt(max((scores @ scores) / added.size - mean**2, 0))
+    spread = np.sqrt(max(inner(scores, scores) / added.size - mean**2, 0))
     factor = SHARE * float(spread) / max(float(added.std()), 1e-12)
-    return SharedView(factor * view.embedding, output, factor / unit * bias)
+    return SharedView(factor * view.embedding, output, factor / _unit(data) * bias)
 
 
 def add_view(parameters, view):

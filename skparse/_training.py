@@ -15,7 +15,7 @@ from . import _linear_start as linear_start
 from . import _shared_view as shared_view
 from ._compression import prune
 from ._parameters import ModelParameters, csr_parts, with_values
-from ._threads import map_threads
+from ._threads import Threads, map_threads
 
 # Up to this many samples are trained in full batches, and none of them is held out.
 SMALL_SAMPLE = 128
@@ -148,21 +148,31 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.LINEAR_EPOCHS)]
     n_apart = linear_start.EPOCHS_APART if held_out.any() else len(orders)
     apart = [order[~held_out[order]] for order in orders[:n_apart]]
-    run = _begin_linear(data, margins, np.zeros(margins.shape[1], margins.dtype), settings)
-    if settings.chooses_alpha and held_out.sum() >= alpha_choice.ROWS_NEEDED:
-        run, settings = _choose_alpha(data, run, held_out, apart, settings, engine)
-    run = linear_start.run_epochs(data, run, apart[run.n_epochs :], settings, engine)
-    parameters = _as_model(*run.average(), data, settings)
-    if shared_view.is_worthwhile(data, settings):
-        settings = _train_view(data, held_out, parameters, settings, engine, random_state)
-    if held_out.any():
-        score_map = calibration.calibrate(
-            _with_view(parameters, settings), data, held_out, settings, engine
-        )
-        settings = replace(settings, score_map=score_map)
-        rest = orders[n_apart:]
-        run = linear_start.run_epochs(data, run.restarted(), rest, settings, engine)
+    bias = np.zeros(margins.shape[1], margins.dtype)
+    with Threads(settings.n_threads) as threads:
+        # One thread trains the view, in which nothing is shared, while the others begin. Until
+        # it is asked for, nobody else draws.
+        trained_view = None
+        if shared_view.is_worthwhile(data, settings):
+            rows = np.flatnonzero(~held_out)
+            trained_view = threads.start(
+                shared_view.train_shared_view, data, rows, engine, random_state
+            )
+        run = _begin_linear(data, margins, bias, settings, threads)
+        if settings.chooses_alpha and held_out.sum() >= alpha_choice.ROWS_NEEDED:
+            run, settings = _choose_alpha(data, run, held_out, apart, settings, engine)
+        run = linear_start.run_epochs(data, run, apart[run.n_epochs :], settings, engine)
         parameters = _as_model(*run.average(), data, settings)
+        if trained_view is not None:
+            settings = _take_view(trained_view(), data, parameters, settings)
+        if held_out.any():
+            score_map = calibration.calibrate(
+                _with_view(parameters, settings), data, held_out, settings, engine
+            )
+            settings = replace(settings, score_map=score_map)
+            rest = orders[n_apart:]
+            run = linear_start.run_epochs(data, run.restarted(), rest, settings, engine)
+            parameters = _as_model(*run.average(), data, settings)
     return parameters, settings
 
 
@@ -187,10 +197,9 @@ def _choose_alpha(data, start, held_out, orders, settings, engine):
     return chosen.run, replace(settings, alpha=chosen.alpha)
 
 
-def _train_view(data, held_out, parameters, settings, engine, random_state):
-    """Train a shared view; returns the settings with it, and with the sharpness it asks for."""
-    rows = np.flatnonzero(~held_out)
-    view = shared_view.train_shared_view(data, rows, parameters, engine, random_state)
+def _take_view(view, data, parameters, settings):
+    """Return the settings with a trained view, and with the sharpness it asks for."""
+    view = shared_view.fit_to_scores(view, data, parameters)
     flatter = shared_view.FLATTER * settings.score_map.sharper_scores
     score_map = settings.score_map._replace(sharper_scores=flatter)
     return replace(settings, view=view, score_map=score_map)
@@ -226,13 +235,13 @@ def _limit_density(parameters, data, settings):
     return prune(parameters, feature_scale, settings.weight_density)
 
 
-def _begin_linear(data, margins, bias, settings):
+def _begin_linear(data, margins, bias, settings, threads):
     """Begin linear epochs on the experts, or on the difference of two opposite ones."""
     targets = data.row_experts
     if settings.opposite_pair:
         margins, bias = initialization.join_pair(margins, bias)
         targets = targets[:, [1]].tocsr()
-    return linear_start.begin_run(margins, bias, targets, settings.n_threads)
+    return linear_start.begin_run(margins, bias, targets, threads)
 
 
 def train_further(parameters, data, settings, engine, random_state, **monitors):
@@ -271,8 +280,9 @@ def train_on_stream(parameters, data, settings, engine, random_state, exposure):
     margins, bias = initialization.margins_from_scores(parameters, data.geometry, score_map)
     margins = initialization.start_new_features(margins, known, data)
     orders = [draw_order(data, settings, random_state) for _ in range(linear_start.STREAM_EPOCHS)]
-    run = _begin_linear(data, margins, bias, settings)
-    run = linear_start.run_epochs(data, run, orders, settings, engine, earlier=seen)
+    with Threads(settings.n_threads) as threads:
+        run = _begin_linear(data, margins, bias, settings, threads)
+        run = linear_start.run_epochs(data, run, orders, settings, engine, earlier=seen)
     moved = _as_model(*run.average(), data, settings)
     moved = moved._replace(expert=parameters.expert, intercept=parameters.intercept)
     moved = _limit_density(moved, data, settings)

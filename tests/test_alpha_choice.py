@@ -292,9 +292,9 @@ def test_a_fit_with_a_shared_view_gives_the_model_of_a_fit_with_the_penalty_it_c
     )
     wrong = np.random.RandomState(0).uniform(size=len(y)) < 0.4
     y = np.where(wrong, np.random.RandomState(1).randint(20, size=len(y)), y)
-    with patch.object(training, "_train_view", wraps=training._train_view) as train_view:
+    with patch.object(training, "_take_view", wraps=training._take_view) as take_view:
         model = fit(X, y)
-        assert train_view.called
+        assert take_view.called
     assert model.alpha_ > 1
     assert_same_model(model, fit(X, y, alpha=model.alpha_))
 

@@ -14,6 +14,7 @@ from skparse import SparseExpertClassifier, _kernels
 from skparse import _initialization as initialization
 from skparse import _linear_start as linear_start
 from skparse import _training as training
+from skparse._threads import Threads
 from skparse.datasets import make_topic_documents
 
 
@@ -67,7 +68,7 @@ class LinearProblem:
 
     def begin(self, n_threads=1):
         targets = self.data.row_experts
-        return linear_start.begin_run(self.margins, self.bias, targets, n_threads)
+        return linear_start.begin_run(self.margins, self.bias, targets, Threads(n_threads))
 
     def advance(self, run, orders, **options):
         return linear_start.run_epochs(self.data, run, orders, self.settings, _kernels, **options)

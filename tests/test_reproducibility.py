@@ -1,5 +1,6 @@
 """Same seed, same model: for every number of threads, in every process, at any time."""
 
+import math
 import os
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import pytest
 import torch
 from fitted_models import assert_same_model, digest
 from joblib._parallel_backends import ThreadingBackend
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from skparse import SparseExpertClassifier, _prediction
+from skparse._parameters import inner
 from skparse.datasets import make_topic_documents
 
 DOCUMENTS = (
@@ -100,6 +103,23 @@ def test_the_number_of_threads_changes_nothing(documents, parameters, n_jobs, mo
     first, second = one.transform(X), several.transform(X)
     for part in ("indptr", "indices", "data"):
         assert_array_equal(getattr(first, part), getattr(second, part))
+
+
+def test_sums_do_not_depend_on_the_threads_of_blas():
+    # BLAS shares so many terms among its threads, which changes the last digits of the sum.
+    a, b = np.random.RandomState(0).uniform(size=(2, 300_000))
+    sums = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads, user_api="blas"):
+            sums.append(inner(a, b))
+    assert sums[0] == sums[1]
+    assert_allclose(sums[0], math.fsum(a * b), rtol=1e-14)
+
+
+def test_a_view_trained_beside_the_linear_epochs_is_the_one_trained_after_them():
+    X, y = make_topic_documents(3000, 500, 20, n_classes=20, document_length=8, random_state=0,
+                                return_X_y=True)  # fmt: skip
+    assert_same_model(fit(X, y, n_jobs=1), fit(X, y, n_jobs=2))
 
 
 def test_threads_change_nothing_in_a_stream(documents):

@@ -90,7 +90,8 @@ def problem():
 def train_view(data, parameters, rows=None, *, engine=_numba_engine, seed=0):
     rows = np.arange(data.X.shape[0]) if rows is None else rows
     rng = np.random.RandomState(seed)
-    return shared_view.train_shared_view(data, rows, parameters, engine, rng)
+    view = shared_view.train_shared_view(data, rows, engine, rng)
+    return shared_view.fit_to_scores(view, data, parameters)
 
 
 def assert_same_view(mine, theirs, **tolerance):
@@ -382,8 +383,8 @@ def test_what_is_added_spreads_by_its_share_of_the_scores(measured, problem, mon
 def test_centring_and_scaling_leave_the_order_of_the_experts(problem):
     data, parameters = problem
     trained = draw_view(parameters)
-    unit = 0.4
-    view = shared_view._fit_to_scores(trained, unit, data.X, parameters)
+    unit = 1 / np.sqrt(data.geometry.mean_square)  # it is of rows over their typical norm
+    view = shared_view.fit_to_scores(trained, data, parameters)
     before = unit * scores_of(trained, data.X) + trained.bias
     after = scores_of(view, data.X) + view.bias
     before -= before.mean(axis=1, keepdims=True)
@@ -393,16 +394,18 @@ def test_centring_and_scaling_leave_the_order_of_the_experts(problem):
 @pytest.mark.parametrize("size", ["X", "router", "view"])
 def test_where_nothing_speaks_nothing_is_added(size, problem):
     data, parameters = problem
-    view, X = draw_view(parameters), data.X
+    view = draw_view(parameters)
     if size == "X":
-        X = 0 * X
+        data = training.TrainingData(
+            0 * data.X, data.labels, data.sample_weight, data.class_experts
+        )
     elif size == "router":
         parameters = parameters._replace(router=0 * parameters.router)
     else:
         view = view._replace(embedding=0 * view.embedding)
-    fitted = shared_view._fit_to_scores(view, 1.0, X, parameters)
+    fitted = shared_view.fit_to_scores(view, data, parameters)
     assert all(np.isfinite(part).all() for part in fitted)
-    assert_array_equal(scores_of(fitted, data.X), 0)
+    assert_array_equal(scores_of(fitted, problem[0].X), 0)
 
 
 # How it joins a model
@@ -469,8 +472,8 @@ def test_a_view_of_zeros_changes_nothing(monkeypatch):
     monkeypatch.setattr(shared_view, "FLATTER", 1.0)
     X, y = draw_documents()
 
-    def train_nothing(data, rows, parameters, *_):
-        n_features, n_experts = parameters.router.shape
+    def train_nothing(data, *_):
+        n_features, n_experts = data.X.shape[1], data.class_experts.shape[1]
         return SharedView(*map(np.zeros, ((n_features, 3), (n_experts, 3), n_experts)))
 
     with monkeypatch.context() as patch:
@@ -501,12 +504,12 @@ def test_the_model_is_validated_with_its_view(early_stopping):
 
 def test_scores_are_calibrated_with_the_view(monkeypatch):
     X, y = draw_documents(1100)
-    train, calibrate, expected, calibrated = (
-        shared_view.train_shared_view, training.calibration.calibrate, [], []
+    fit_view, calibrate, expected, calibrated = (
+        shared_view.fit_to_scores, training.calibration.calibrate, [], []
     )  # fmt: skip
 
-    def listen_to_view(data, rows, parameters, *rest):
-        view = train(data, rows, parameters, *rest)
+    def listen_to_view(view, data, parameters):
+        view = fit_view(view, data, parameters)
         expected.append(shared_view.add_view(parameters, view))
         return view
 
@@ -514,7 +517,7 @@ def test_scores_are_calibrated_with_the_view(monkeypatch):
         calibrated.append(parameters)
         return calibrate(parameters, *rest)
 
-    monkeypatch.setattr(shared_view, "train_shared_view", listen_to_view)
+    monkeypatch.setattr(shared_view, "fit_to_scores", listen_to_view)
     monkeypatch.setattr(training.calibration, "calibrate", listen_to_calibration)
     SparseExpertClassifier(random_state=0, max_iter=1).fit(X, y)
     assert len(calibrated) == len(expected) == 1

@@ -1,10 +1,10 @@
 """Calls shared by threads: in order, the caller among them, nothing lost, no error swallowed."""
 
-from threading import Barrier, get_ident
+from threading import Barrier, Event, get_ident
 
 import pytest
 
-from skparse._threads import map_threads
+from skparse._threads import Threads, map_threads
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
@@ -50,3 +50,60 @@ def test_an_error_in_any_thread_is_raised(by_the_caller):
 def test_arguments_have_to_be_of_one_length():
     with pytest.raises(ValueError, match="shorter"):
         map_threads(lambda a, b: a, [1, 2], [1], n_threads=2)
+
+
+def test_one_thread_does_what_was_started_when_its_result_is_asked_for():
+    calls = []
+    with Threads(1) as threads:
+        result = threads.start(lambda *numbers: calls.append(numbers) or get_ident(), 1, 2)
+        assert calls == []
+        assert threads.map(abs, [-3]) == [3]
+        assert result() == get_ident()
+    assert calls == [(1, 2)]
+
+
+def test_what_was_started_runs_beside_the_calling_thread():
+    begun, go_on = Event(), Event()
+
+    def wait():
+        begun.set()
+        assert go_on.wait(60)
+        return get_ident()
+
+    with Threads(2) as threads:
+        result = threads.start(wait)
+        assert begun.wait(60)
+        # The only other thread is taken: the calling one does all the rest.
+        assert set(threads.map(lambda _: get_ident(), range(5))) == {get_ident()}
+        go_on.set()
+        assert result() != get_ident()
+
+
+def test_what_no_thread_has_begun_the_calling_one_does():
+    begun, go_on = Event(), Event()
+
+    def wait():
+        begun.set()
+        return go_on.wait(60)
+
+    with Threads(2) as threads:
+        threads.start(wait)
+        assert begun.wait(60)
+        assert threads.start(get_ident)() == get_ident()
+        go_on.set()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_error_in_what_was_started_is_raised_when_its_result_is_asked_for(n_threads):
+    with Threads(n_threads) as threads:
+        result = threads.start(int, "no number")
+        with pytest.raises(ValueError, match="no number"):
+            result()
+
+
+def test_threads_serve_several_maps_and_end_with_their_block():
+    with Threads(3) as threads:
+        for n_calls in (5, 0, 7):
+            assert threads.map(lambda a: a + 1, range(n_calls)) == list(range(1, n_calls + 1))
+    with pytest.raises(RuntimeError, match="shutdown"):
+        threads.start(abs, 1)
