@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ._parameters import csr_parts, inner, row_blocks, with_values
+from ._parameters import csr_parts, inner, move_towards, row_blocks, with_values
 from ._threads import Threads
 
 LINEAR_EPOCHS = 8
@@ -237,9 +237,8 @@ def _run_block(data, block, n_epochs, clock, orders, settings, engine):
         )
         values *= values.dtype.type(scale)
         clock = clock._replace(seen=clock.seen + _visited_weight(data, order))
-        share = values.dtype.type(average_share(epoch))
-        block.mean_margins[:] += share * (values - block.mean_margins)
-        block.mean_bias[:] += share * (block.bias - block.mean_bias)
+        move_towards(block.mean_margins, values, average_share(epoch))
+        move_towards(block.mean_bias, block.bias, average_share(epoch))
     return block
 
 

@@ -34,7 +34,7 @@ class ModelParameters(NamedTuple):
     def moved_towards(self, other, share):
         """Return ``self + share * (other - self)``, computed in place on self."""
         for mine, theirs in zip(self.arrays(), other.arrays(), strict=True):
-            mine += mine.dtype.type(share) * (theirs - mine)
+            move_towards(mine, theirs, share)
         return self
 
     def arrays(self):
@@ -50,6 +50,14 @@ def with_values(matrix, values):
 def csr_parts(matrix):
     """Return (indptr, indices, data) of a CSR matrix or array."""
     return matrix.indptr, matrix.indices, matrix.data
+
+
+def move_towards(mine, theirs, share, size=2**16):
+    """Add ``share * (theirs - mine)`` to ``mine``, in place and without an array of its length."""
+    share = mine.dtype.type(share)
+    for first in range(0, len(mine), size):
+        part = slice(first, first + size)
+        mine[part] += share * (theirs[part] - mine[part])
 
 
 def inner(a, b):
