@@ -35,6 +35,7 @@ _ONE_CALLER = {**_OPTIONS, "inline": "always"}
 
 _ONE = uint64(1)
 _LANES = uint64(LANES)
+_ORDERED_AT_ONCE = 4  # candidates per kept expert: the time is quadratic in them
 _AHEAD = uint64(8)  # nonzeros, between asking for the weights of a feature and using them
 
 
@@ -91,45 +92,88 @@ def _subtract_products(
 
 
 @njit(**_EVERY_ROW)
-def _list_positive(h, positive):
-    """Write the positions of the positive entries of ``h`` to ``positive``; returns how many."""
+def _list_positive(h, experts):
+    """Write the positions of the positive entries of ``h`` to ``experts``; returns how many."""
     n_positive = uint64(0)
     n_experts = uint64(h.shape[0])
     whole = n_experts - n_experts % _LANES
     for first in range(uint64(0), whole, _LANES):
         bits = positive_bits(h, first)
         while bits != 0:
-            positive[n_positive] = first + lowest_bit(bits)
+            experts[n_positive] = first + lowest_bit(bits)
             n_positive += _ONE
             bits &= bits - _ONE
     for e in range(whole, n_experts):  # without a branch: which are positive is hard to guess
-        positive[n_positive] = e
+        experts[n_positive] = e
         n_positive += uint64(h[e] > 0)
     return n_positive
 
 
-@njit(**_EVERY_ROW)
-def _keep_top(h, top_k, kept, positive):
+@njit(**_OPTIONS)
+def _order(values, experts, count, top_k, ordered):
+    """Write the first ``count`` experts to ``ordered``, those with the largest values first.
+
+    Of equal ones the first comes first. Four are ranked at a time, in registers, up to three of
+    them behind the last. All whose rank is ``top_k`` or more go to that one place.
+    """
+    for i in range(count, count + uint64(3)):
+        values[i] = 0
+    for i in range(uint64(0), count, uint64(4)):
+        a, b, c, d = values[i], values[i + _ONE], values[i + uint64(2)], values[i + uint64(3)]
+        before_a = uint64(b > a) + uint64(c > a) + uint64(d > a)
+        before_b = uint64(a >= b) + uint64(c > b) + uint64(d > b)
+        before_c = uint64(a >= c) + uint64(b >= c) + uint64(d > c)
+        before_d = uint64(a >= d) + uint64(b >= d) + uint64(c >= d)
+        for j in range(i):
+            before_a += uint64(values[j] >= a)
+            before_b += uint64(values[j] >= b)
+            before_c += uint64(values[j] >= c)
+            before_d += uint64(values[j] >= d)
+        for j in range(i + uint64(4), count):
+            before_a += uint64(values[j] > a)
+            before_b += uint64(values[j] > b)
+            before_c += uint64(values[j] > c)
+            before_d += uint64(values[j] > d)
+        ordered[min(before_a, top_k)] = experts[i]
+        ordered[min(before_b, top_k)] = experts[i + _ONE]
+        ordered[min(before_c, top_k)] = experts[i + uint64(2)]
+        ordered[min(before_d, top_k)] = experts[i + uint64(3)]
+
+
+@njit(**_OPTIONS)
+def _keep_top(h, top_k, kept, experts, values, ordered):
     """Write the ``top_k`` largest positive entries of ``h`` to ``kept``, largest first.
 
-    Ties go to the lowest index. Returns how many were kept. ``positive`` (n_experts,) is scratch.
+    Ties go to the lowest index. Returns how many were kept. No branch depends on a score: which
+    are larger is hard to guess, and a wrong guess costs more than ordering a few more. The last
+    three arrays are those of `_selection_scratch`.
     """
-    n_positive = _list_positive(h, positive)
-    count = 0
-    threshold = h.dtype.type(0)
-    for c in range(n_positive):
-        e = positive[c]
-        value = h[e]
-        if value > threshold:
-            i = min(count, top_k - 1)
-            count = min(count + 1, top_k)
-            while i > 0 and h[kept[i - 1]] < value:
-                kept[i] = kept[i - 1]
-                i -= 1
-            kept[i] = e
-            if count == top_k:
-                threshold = h[kept[top_k - 1]]
-    return count
+    at_most, at_once = uint64(top_k), uint64(_ORDERED_AT_ONCE * top_k)
+    n_positive = _list_positive(h, experts)
+    count, seen, threshold = uint64(0), uint64(0), h.dtype.type(0)
+    while seen < n_positive:
+        while seen < n_positive and count < at_once:
+            e = experts[seen]
+            experts[count], values[count] = e, h[e]
+            count += uint64(h[e] > threshold)
+            seen += _ONE
+        _order(values, experts, count, at_most, ordered)
+        count = min(count, at_most)
+        for i in range(count):
+            experts[i], values[i] = ordered[i], h[ordered[i]]
+        if count == at_most:
+            threshold = values[count - _ONE]
+    for i in range(count):
+        kept[i] = experts[i]
+    return np.int64(count)
+
+
+@njit(**_OPTIONS)
+def _selection_scratch(h, top_k):
+    """Allocate what `_keep_top` needs for itself: (experts, values, ordered)."""
+    experts = np.empty(h.shape[0] + 3, np.uint64)
+    values = np.empty(_ORDERED_AT_ONCE * top_k + 3, h.dtype)
+    return experts, values, np.empty(top_k + 1, np.uint64)
 
 
 @njit(**_EVERY_ROW)
@@ -146,13 +190,14 @@ def _gate(h, kept, count, weights):
 
 @njit(**_EVERY_ROW)
 def _route(
-    x_indices, x_data, start, stop, indptr, indices, values, intercept, top_k, h, positive, kept
-):
+    x_indices, x_data, start, stop, indptr, indices, weights, intercept, top_k, h, kept,
+    experts, values, ordered,
+):  # fmt: skip
     """Write the scores of one row to ``h`` and keep the best experts; returns how many."""
     for e in range(h.shape[0]):
         h[e] = intercept[e]
-    _add_scores(h, x_indices, x_data, start, stop, indptr, indices, values)
-    return _keep_top(h, top_k, kept, positive)
+    _add_scores(h, x_indices, x_data, start, stop, indptr, indices, weights)
+    return _keep_top(h, top_k, kept, experts, values, ordered)
 
 
 @njit(**_CACHED)
@@ -451,7 +496,8 @@ def nested_epoch(
     widest = 1
     for b in range(grids.shape[0]):
         widest = max(widest, grids[b])
-    h, positive = np.empty(n_experts, r_values.dtype), np.empty(n_experts, np.int64)
+    h = np.empty(n_experts, r_values.dtype)
+    experts, values, ordered = _selection_scratch(h, widest)
     by = np.zeros(n_experts, r_values.dtype)
     kept = np.empty((batch_size, widest), np.int64)
     moves = np.empty((batch_size, widest), r_values.dtype)
@@ -475,7 +521,7 @@ def nested_epoch(
             )
             for e in range(n_experts):
                 h[e] = kind(scale) * h[e] + router_intercept[e]
-            counts[r] = _keep_top(h, grids[b], kept[r], positive)
+            counts[r] = _keep_top(h, grids[b], kept[r], experts, values, ordered)
             _gate(h, kept[r], counts[r], gate)
             n_touched = _touched_logits(
                 kept[r], gate, counts[r], expert, intercept, z, touched, is_touched
@@ -522,12 +568,13 @@ def logits(X, first, last, router, expert, intercepts, top_k, out):
     r_indptr, r_indices, r_values = router
     e_indptr, e_indices, e_values = expert
     router_intercept, intercept = intercepts
-    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
+    h = np.empty_like(router_intercept)
+    experts, values, ordered = _selection_scratch(h, top_k)
     kept, gate = np.empty(top_k, np.int64), np.empty(top_k, r_values.dtype)
     for i in range(first, last):
         count = _route(
             x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, top_k, h, positive, kept,
+            router_intercept, top_k, h, kept, experts, values, ordered,
         )  # fmt: skip
         _gate(h, kept, count, gate)
         z = out[i - first]
@@ -549,7 +596,8 @@ def probabilities(X, first, last, router, expert, intercepts, top_k, out):
     r_indptr, r_indices, r_values = router
     router_intercept, intercept = intercepts
     n_classes = intercept.shape[0]
-    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
+    h = np.empty_like(router_intercept)
+    experts, values, ordered = _selection_scratch(h, top_k)
     kept, gate = np.empty(top_k, np.int64), np.empty(top_k, r_values.dtype)
     z, base = np.empty_like(intercept), np.empty_like(intercept)
     touched, is_touched = np.empty(n_classes, np.int64), np.zeros(n_classes, np.bool_)
@@ -557,7 +605,7 @@ def probabilities(X, first, last, router, expert, intercepts, top_k, out):
     for i in range(first, last):
         count = _route(
             x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, top_k, h, positive, kept,
+            router_intercept, top_k, h, kept, experts, values, ordered,
         )  # fmt: skip
         _gate(h, kept, count, gate)
         n_touched = _touched_logits(kept, gate, count, expert, intercept, z, touched, is_touched)
@@ -587,14 +635,15 @@ def logits_path(X, first, last, router, expert, intercepts, top_ks, out):
     r_indptr, r_indices, r_values = router
     e_indptr, e_indices, e_values = expert
     router_intercept, intercept = intercepts
-    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
     sums = np.empty(intercept.shape[0], r_values.dtype)
     widest = top_ks[top_ks.shape[0] - 1]
+    h = np.empty_like(router_intercept)
+    experts, values, ordered = _selection_scratch(h, widest)
     kept = np.empty(widest, np.int64)
     for i in range(first, last):
         count = _route(
             x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, widest, h, positive, kept,
+            router_intercept, widest, h, kept, experts, values, ordered,
         )  # fmt: skip
         sums[:] = 0
         total = h.dtype.type(0)
@@ -617,12 +666,13 @@ def codes(X, first, last, router, router_intercept, top_k, expert_indices, exper
     """Write the kept experts and their gate weights of rows ``first`` to ``last``."""
     x_indptr, x_indices, x_data = X
     r_indptr, r_indices, r_values = router
-    h, positive = np.empty_like(router_intercept), np.empty(len(router_intercept), np.int64)
+    h = np.empty_like(router_intercept)
+    experts, values, ordered = _selection_scratch(h, top_k)
     for i in range(first, last):
         r = i - first
         count = _route(
             x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, top_k, h, positive, expert_indices[r],
+            router_intercept, top_k, h, expert_indices[r], experts, values, ordered,
         )  # fmt: skip
         _gate(h, expert_indices[r], count, expert_weights[r])
         counts[r] = count

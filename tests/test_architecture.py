@@ -16,6 +16,7 @@ from skparse._torch_engine import TorchEngine
 PACKAGE = Path(skparse.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE = 450  # lines of code
+LONGER_FILES = {"_kernels.py": 500}  # numba's cache on disk sees only the file a kernel is in
 
 
 def imports_of(path, *, inside_functions=True):
@@ -180,4 +181,4 @@ def code_lines(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_file_is_long(path):
-    assert len(code_lines(path)) <= LONGEST_FILE
+    assert len(code_lines(path)) <= LONGER_FILES.get(path.name, LONGEST_FILE)

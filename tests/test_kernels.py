@@ -224,6 +224,34 @@ def test_equal_scores_keep_the_lowest_index():
     assert run_codes(_kernels, problem, 3) == [dict.fromkeys([0, 1, 2], 1 / 3)] * 24
 
 
+def kept_of_scores(h, top_k):
+    """Experts that the kernel keeps in every row of ``h`` (n_rows, n_experts)."""
+    n_rows, n_experts = h.shape
+    one_feature_a_row = np.arange(n_rows + 1), np.arange(n_rows), np.ones(n_rows, h.dtype)
+    router = np.arange(n_rows + 1) * n_experts, np.tile(np.arange(n_experts), n_rows), h.ravel()
+    kept, counts = np.zeros((n_rows, top_k), np.int64), np.zeros(n_rows, np.int64)
+    nothing = np.zeros(n_experts, h.dtype)
+    _kernels.codes(
+        one_feature_a_row, 0, n_rows, router, nothing, top_k, kept, np.zeros((n_rows, top_k),
+        h.dtype), counts,
+    )  # fmt: skip
+    return [kept[r, :n].tolist() for r, n in enumerate(counts)]
+
+
+# Around the numbers of scores that are looked at, or ordered, at once.
+@pytest.mark.parametrize("n_experts", [1, 3, 4, 5, 31, 63, 64, 65, 130, 300])
+@pytest.mark.parametrize("top_k", [1, 2, 3, 7, 8, 64])
+@pytest.mark.parametrize("n_values", [2, 6, 10_000])
+def test_the_largest_scores_are_kept_in_order(n_experts, top_k, n_values):
+    rng = np.random.RandomState(0)
+    h = rng.randint(n_values, size=(60, n_experts)) - n_values // 2 * rng.randint(2, size=(60, 1))
+    h[0], h[1], h[2] = np.arange(n_experts), -1, 1  # ascending, negative, all equal
+    top_k = min(top_k, n_experts)
+    expected = [reference.kept_experts(list(row), top_k) for row in h]
+    for dtype in DTYPES:
+        assert kept_of_scores(h.astype(dtype), top_k) == expected
+
+
 def test_a_score_of_zero_is_not_kept():
     problem = draw_problem(fill=0.0)
     problem.parameters.router_intercept[:] = 0.0
