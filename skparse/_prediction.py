@@ -7,8 +7,8 @@ from scipy import sparse
 from ._parameters import csr_parts
 from ._threads import map_threads
 
-# Fewer nonzeros than this are about a millisecond of work, not worth a second thread, which costs
-# a fifth of one. A row takes as long as 16 nonzeros and one more for every 32 experts.
+# Fewer nonzeros than this are less than a millisecond of work, not worth a second thread, which
+# costs a fifth of one.
 WORTH_THREADS = 2**16
 # Numbers that a block may need for itself: they stay in the cache.
 BLOCK_NUMBERS = 2**18
@@ -20,7 +20,7 @@ def run_blocks(function, X, parameters, n_jobs, n_scratch=0):
     ``n_scratch`` is how many numbers a row needs beside what is returned; it limits the blocks.
     """
     n_rows = X.shape[0]
-    work = X.nnz + n_rows * (16 + len(parameters.router_intercept) // 32)
+    work = _count_work(X, len(parameters.router_intercept))
     n_threads = effective_n_jobs(n_jobs) if work > WORTH_THREADS else 1
     # Two blocks per thread: one that is slower than the others does not keep all waiting.
     size = n_rows if n_threads == 1 else -(-n_rows // (2 * n_threads))
@@ -28,6 +28,11 @@ def run_blocks(function, X, parameters, n_jobs, n_scratch=0):
     firsts = range(0, n_rows, size)
     lasts = [min(first + size, n_rows) for first in firsts]
     return map_threads(function, firsts, lasts, n_threads=n_threads)
+
+
+def _count_work(X, n_experts):
+    """Nonzeros, as many as take as long where there are 16 experts (with more it is no longer)."""
+    return X.nnz * min(n_experts, 16) // 16 + X.shape[0] * (16 + n_experts // 32)
 
 
 def compute_logits(X, parameters, top_k, engine, n_jobs):

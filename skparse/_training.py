@@ -150,14 +150,7 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
     apart = [order[~held_out[order]] for order in orders[:n_apart]]
     bias = np.zeros(margins.shape[1], margins.dtype)
     with Threads(settings.n_threads) as threads:
-        # One thread trains the view, in which nothing is shared, while the others begin. Until
-        # it is asked for, nobody else draws.
-        trained_view = None
-        if shared_view.is_worthwhile(data, settings):
-            rows = np.flatnonzero(~held_out)
-            trained_view = threads.start(
-                shared_view.train_shared_view, data, rows, engine, random_state
-            )
+        trained_view = _start_view(threads, data, held_out, settings, engine, random_state)
         run = _begin_linear(data, margins, bias, settings, threads)
         if settings.chooses_alpha and held_out.sum() >= alpha_choice.ROWS_NEEDED:
             run, settings = _choose_alpha(data, run, held_out, apart, settings, engine)
@@ -195,6 +188,17 @@ def _choose_alpha(data, start, held_out, orders, settings, engine):
 
     chosen = alpha_choice.choose_alpha(start, advance, measure)
     return chosen.run, replace(settings, alpha=chosen.alpha)
+
+
+def _start_view(threads, data, held_out, settings, engine, random_state):
+    """Begin to train a shared view beside the linear epochs, if there is to be one.
+
+    Returns what returns the view, or None. Nobody else may draw until it is asked for.
+    """
+    if not shared_view.is_worthwhile(data, settings):
+        return None
+    rows = np.flatnonzero(~held_out)
+    return threads.start(shared_view.train_shared_view, data, rows, engine, random_state)
 
 
 def _take_view(view, data, parameters, settings):
