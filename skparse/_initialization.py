@@ -222,10 +222,8 @@ def choose_prior_strength(margins, data, held_out):
     per_entry = np.repeat(weight, np.diff(said.indptr))
     targets = data.row_experts[rows]  # +1 where it stores an entry, -1 elsewhere
     size = weight.sum() * said.shape[1]
-    total, square = (
-        inner(per_entry, said.data),
-        inner(per_entry, said.data.astype(np.float64) ** 2),
-    )
+    total = inner(per_entry, said.data)
+    square = inner(per_entry, said.data.astype(np.float64) ** 2)
     of_targets = 2 * inner(weight, np.diff(targets.indptr)) - size
     product = 2 * inner(weight, said.multiply(targets).sum(axis=1)) - total
     if size == 0 or square * size <= total**2:

@@ -31,7 +31,11 @@ def run_blocks(function, X, parameters, n_jobs, n_scratch=0):
 
 
 def _count_work(X, n_experts):
-    """Nonzeros, as many as take as long where there are 16 experts (with more it is no longer)."""
+    """Count the nonzeros, of a model of 16 experts, that would take as long as all rows.
+
+    Fewer experts make a nonzero cheaper, more do not make it dearer. A row by itself takes as
+    long as 16 nonzeros, and one more for every 32 experts.
+    """
     return X.nnz * min(n_experts, 16) // 16 + X.shape[0] * (16 + n_experts // 32)
 
 
