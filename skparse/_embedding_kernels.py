@@ -76,13 +76,12 @@ def _residuals(z, count, n_rows, targets, weight):
 
 @njit(**_ONE_CALLER)
 def _step_output(d, e, n_rows, output, squares, rate, gradient, pull):
-    """Add one expert's share to ``pull`` (rank, rows) and move its output vector."""
+    """Add one expert's share to ``pull`` (rows, rank) and move its output vector."""
     for k in range(gradient.shape[0]):
         gradient[k] = 0
-        for q in range(d.shape[0]):
-            pull[k, q] += output[k] * d[q]
     for q in range(n_rows):
         for k in range(gradient.shape[0]):
+            pull[q, k] += d[q] * output[k]
             gradient[k] += d[q] * e[q, k]
     square = rate * 0
     for k in range(gradient.shape[0]):
@@ -95,26 +94,24 @@ def _step_output(d, e, n_rows, output, squares, rate, gradient, pull):
 
 
 @njit(**_ONE_CALLER)
-def _step_embeddings(X, rows, unit, pull, embedding, squares, rate, by):
+def _step_embeddings(X, rows, unit, pull, embedding, squares, rate):
     """Move the embeddings of all features of the rows; squares are summed up before."""
     indptr, indices, data = X
+    rank = embedding.shape[1]
     for q in range(rows.shape[0]):
         square = rate * 0
-        for k in range(by.shape[0]):
-            square += pull[k, q] * pull[k, q]
-        square /= by.shape[0]
+        for k in range(rank):
+            square += pull[q, k] * pull[q, k]
+        square /= rank
         for t in range(indptr[rows[q]], indptr[rows[q] + 1]):
             x = unit * data[t]
             squares[indices[t]] += x * x * square
     for q in range(rows.shape[0]):
-        for k in range(by.shape[0]):
-            by[k] = pull[k, q]
         for t in range(indptr[rows[q]], indptr[rows[q] + 1]):
             j = indices[t]
             step = rate * unit * data[t] / np.sqrt(squares[j])
-            row = embedding[j]
-            for k in range(by.shape[0]):
-                row[k] -= step * by[k]
+            for k in range(rank):
+                embedding[j, k] -= step * pull[q, k]
 
 
 @njit(**_OPTIONS, cache=True)
@@ -146,10 +143,13 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
     unit, rate, stand_in = kind(rates[0]), kind(rates[1]), kind(rates[2])
     n_experts, rank = output.shape
     most = min(n_experts, drawn.shape[1] + batch_size)
-    listed, place = np.empty(most, np.int64), np.full(n_experts, -1, np.int64)
+    listed, place = np.empty(most, np.int64), np.empty(n_experts, np.int64)
+    for c in range(n_experts):
+        place[c] = -1
     e = np.empty((batch_size, rank), embedding.dtype)
-    # Transposed, so that the inner loops run over the rows of the batch.
-    turned, pull = np.zeros((rank, batch_size), e.dtype), np.empty((rank, batch_size), e.dtype)
+    pull = np.empty((batch_size, rank), e.dtype)
+    # Transposed, so that the inner loop over it runs over the rows of the batch.
+    turned = np.empty((rank, batch_size), e.dtype)
     z = np.empty((most, batch_size), e.dtype)
     weight, targets = np.empty(batch_size, e.dtype), np.empty(batch_size, np.int64)
     gradient = np.empty(rank, e.dtype)
@@ -167,9 +167,9 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
             first = bias[c] + stand_in if p >= own else bias[c]
             _score_rows(first, output[c], turned, z[p])
         _residuals(z, count, n_rows, targets, weight)
-        for k in range(rank):
-            for q in range(batch_size):
-                pull[k, q] = 0
+        for q in range(n_rows):
+            for k in range(rank):
+                pull[q, k] = 0
         for p in range(count):
             c = listed[p]
             total = rate * 0
@@ -181,4 +181,4 @@ def embedding_epoch(X, rows, labels, view, squares, drawn, rates, batch_size):
             bias_squares[c] += total * total
             bias[c] -= rate * total / np.sqrt(bias_squares[c])
             place[c] = -1
-        _step_embeddings(X, batch, unit, pull, embedding, feature_squares, rate, gradient)
+        _step_embeddings(X, batch, unit, pull, embedding, feature_squares, rate)

@@ -36,6 +36,7 @@ _ONE_CALLER = {**_OPTIONS, "inline": "always"}
 _ONE = uint64(1)
 _LANES = uint64(LANES)
 _ORDERED_AT_ONCE = 4  # candidates per kept expert: the time is quadratic in them
+_ROWS_AT_ONCE = 32  # whose codes a prediction holds
 _AHEAD = uint64(8)  # nonzeros, between asking for the weights of a feature and using them
 
 
@@ -91,7 +92,7 @@ def _subtract_products(
         first, last = next_first, next_last
 
 
-@njit(**_EVERY_ROW)
+@njit(**_ONE_CALLER)
 def _list_positive(h, experts):
     """Write the positions of the positive entries of ``h`` to ``experts``; returns how many."""
     n_positive = uint64(0)
@@ -109,7 +110,7 @@ def _list_positive(h, experts):
     return n_positive
 
 
-@njit(**_OPTIONS)
+@njit(**_ONE_CALLER)
 def _order(values, experts, count, top_k, ordered):
     """Write the first ``count`` experts to ``ordered``, those with the largest values first.
 
@@ -177,27 +178,15 @@ def _selection_scratch(h, top_k):
 
 
 @njit(**_EVERY_ROW)
-def _gate(h, kept, count, weights):
-    """Softmax of the scores of the kept experts."""
+def _gate(h, kept, count, sharpness, weights):
+    """Softmax of the scores of the kept experts, multiplied by ``sharpness``."""
     largest = h[kept[0]] if count > 0 else h.dtype.type(0)
     total = h.dtype.type(0)
     for q in range(count):
-        weights[q] = np.exp(h[kept[q]] - largest)
+        weights[q] = np.exp(sharpness * (h[kept[q]] - largest))
         total += weights[q]
     for q in range(count):
         weights[q] /= total
-
-
-@njit(**_EVERY_ROW)
-def _route(
-    x_indices, x_data, start, stop, indptr, indices, weights, intercept, top_k, h, kept,
-    experts, values, ordered,
-):  # fmt: skip
-    """Write the scores of one row to ``h`` and keep the best experts; returns how many."""
-    for e in range(h.shape[0]):
-        h[e] = intercept[e]
-    _add_scores(h, x_indices, x_data, start, stop, indptr, indices, weights)
-    return _keep_top(h, top_k, kept, experts, values, ordered)
 
 
 @njit(**_CACHED)
@@ -374,11 +363,11 @@ def _intercept_outputs(intercept, multilabel, base):
     total = intercept.dtype.type(0)
     loss = 0.0
     for c in range(intercept.shape[0]):
-        if multilabel:
+        if multilabel is None or not multilabel:
+            base[c] = np.exp(intercept[c] - largest)
+        else:
             base[c] = _sigmoid(intercept[c])
             loss += _log1p_exp(intercept[c])
-        else:
-            base[c] = np.exp(intercept[c] - largest)
         total += base[c]
     return total, largest, loss
 
@@ -455,6 +444,40 @@ def _outputs_update(kept, counts, size, expert, gradient_expert, rate):
 
 
 @njit(**_CACHED)
+def codes(X, rows, router, router_intercept, sharpness, top_k, kept, weights, counts):
+    """Write which experts some rows keep, their gate weights, and how many they are.
+
+    Training and all predictions begin with this.
+
+    Parameters
+    ----------
+    X : tuple (indptr, indices, data)
+    rows : ndarray of int (n_rows,)
+    router : tuple (indptr, indices, values)
+    router_intercept : ndarray (n_experts,)
+    sharpness : float
+        The gate is the softmax of the scores times this.
+    top_k : int
+    kept, weights : ndarray (n_rows, at least top_k)
+        Filled from the left, best expert first.
+    counts : ndarray (n_rows,)
+    """
+    x_indptr, x_indices, x_data = X
+    r_indptr, r_indices, r_values = router
+    h = np.empty(router_intercept.shape[0], r_values.dtype)
+    experts, values, ordered = _selection_scratch(h, top_k)
+    for r in range(rows.shape[0]):
+        i = rows[r]
+        for e in range(h.shape[0]):
+            h[e] = router_intercept[e]
+        _add_scores(
+            h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
+        )
+        counts[r] = _keep_top(h, top_k, kept[r], experts, values, ordered)
+        _gate(h, kept[r], counts[r], h.dtype.type(sharpness), weights[r])
+
+
+@njit(**_CACHED)
 def nested_epoch(
     X, order, labels, steps, router, expert, intercepts, grids, batch_size, rates, multilabel
 ):
@@ -476,7 +499,8 @@ def nested_epoch(
     batch_size : int
     rates : tuple (bias feature squared, step of the outputs relative to the router's,
         shrinkage per batch, scale of the router weights)
-    multilabel : bool
+    multilabel : bool or None
+        None is False, known before compilation: what several labels need is left out of it.
 
     Returns
     -------
@@ -485,53 +509,42 @@ def nested_epoch(
     loss : float
         Sum of the losses of the rows.
     """
-    x_indptr, x_indices, x_data = X
     label_indptr, label_classes = labels
-    r_indptr, r_indices, r_values = router
     router_intercept, intercept = intercepts
-    kind = r_values.dtype.type
+    n_experts, n_classes = router_intercept.shape[0], intercept.shape[0]
+    dtype, kind = intercept.dtype, intercept.dtype.type
     bias_square, output_rate = kind(rates[0]), kind(rates[1])
     shrink, scale = rates[2], rates[3]
-    n_experts, n_classes = router_intercept.shape[0], intercept.shape[0]
     widest = 1
     for b in range(grids.shape[0]):
         widest = max(widest, grids[b])
-    h = np.empty(n_experts, r_values.dtype)
-    experts, values, ordered = _selection_scratch(h, widest)
-    by = np.zeros(n_experts, r_values.dtype)
-    kept = np.empty((batch_size, widest), np.int64)
-    moves = np.empty((batch_size, widest), r_values.dtype)
-    counts = np.empty(batch_size, np.int64)
-    gate = np.empty(widest, r_values.dtype)
-    z, base = np.empty_like(intercept), np.empty_like(intercept)
-    touched, is_touched = np.empty(n_classes, np.int64), np.zeros(n_classes, np.bool_)
-    gradient_expert, gradient_intercept = np.zeros_like(expert[2]), np.zeros_like(intercept)
+    by, unscaled = np.empty(n_experts, dtype), np.empty(n_experts, dtype)
+    kept, counts = np.empty((batch_size, widest), np.int64), np.empty(batch_size, np.int64)
+    gate, moves = np.empty((batch_size, widest), dtype), np.empty((batch_size, widest), dtype)
+    z, base = np.empty(n_classes, dtype), np.empty(n_classes, dtype)
+    touched, is_touched = np.empty(n_classes, np.int64), np.empty(n_classes, np.bool_)
+    gradient_expert, gradient_intercept = np.empty_like(expert[2]), np.empty(n_classes, dtype)
+    for e in range(n_experts):
+        by[e] = 0
+    for c in range(n_classes):
+        is_touched[c], gradient_intercept[c] = False, 0
+    for p in range(gradient_expert.shape[0]):
+        gradient_expert[p] = 0
     loss = 0.0
     for b in range(grids.shape[0]):
-        first = b * batch_size
-        size = min(batch_size, order.shape[0] - first)
+        batch = order[b * batch_size : (b + 1) * batch_size]
         base_total, base_max, base_loss = _intercept_outputs(intercept, multilabel, base)
         base_step = kind(0)
-        for r in range(size):
-            i = order[first + r]
+        for e in range(n_experts):
+            unscaled[e] = router_intercept[e] / kind(scale)
+        codes(X, batch, router, unscaled, scale, grids[b], kept, gate, counts)
+        for r in range(batch.shape[0]):
+            i = batch[r]
             classes = label_classes[label_indptr[i] : label_indptr[i + 1]]
-            h[:] = 0
-            _add_scores(
-                h, x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values
-            )
-            for e in range(n_experts):
-                h[e] = kind(scale) * h[e] + router_intercept[e]
-            counts[r] = _keep_top(h, grids[b], kept[r], experts, values, ordered)
-            _gate(h, kept[r], counts[r], gate)
             n_touched = _touched_logits(
-                kept[r], gate, counts[r], expert, intercept, z, touched, is_touched
+                kept[r], gate[r], counts[r], expert, intercept, z, touched, is_touched
             )
-            if multilabel:
-                factor = kind(1)
-                loss += _multilabel_residual(
-                    z, touched, n_touched, is_touched, intercept, classes, base_loss
-                )
-            else:
+            if multilabel is None or not multilabel:
                 n_touched = _touch_rest(
                     intercept, z, touched, n_touched, is_touched, base, base_total
                 )
@@ -539,50 +552,60 @@ def nested_epoch(
                 c = classes[0]
                 p = z[c] if is_touched[c] else base[c] * factor
                 loss -= np.log(max(p, kind(1e-30)))
+            else:
+                factor = kind(1)
+                loss += _multilabel_residual(
+                    z, touched, n_touched, is_touched, intercept, classes, base_loss
+                )
             _intercept_gradient(
                 z, touched, n_touched, is_touched, base, factor, classes, steps[i],
                 gradient_intercept,
             )  # fmt: skip
             _expert_gradient(
-                kept[r], gate, counts[r], steps[i], expert, z, gradient_expert, moves[r]
+                kept[r], gate[r], counts[r], steps[i], expert, z, gradient_expert, moves[r]
             )
             base_step += steps[i] * factor
         scale *= 1.0 - shrink
-        for r in range(size):
+        for r in range(batch.shape[0]):
             if counts[r] > 1:  # with one kept expert the gate is constant: no gradient
                 _router_update(
-                    X, order[first + r], router, router_intercept, kept[r], moves[r], counts[r],
+                    X, batch[r], router, router_intercept, kept[r], moves[r], counts[r],
                     kind(1.0 / scale), bias_square, by,
                 )  # fmt: skip
-        _outputs_update(kept, counts, size, expert, gradient_expert, output_rate)
+        _outputs_update(kept, counts, batch.shape[0], expert, gradient_expert, output_rate)
         for c in range(n_classes):
             intercept[c] -= output_rate * (gradient_intercept[c] + base[c] * base_step)
             gradient_intercept[c] = 0
     return scale, loss
 
 
+@njit(**_OPTIONS)
+def _next_rows(rows, first, last):
+    """Fill ``rows`` with the next ones from ``first`` on, before ``last``; returns them."""
+    size = min(rows.shape[0], last - first)
+    for r in range(size):
+        rows[r] = first + r
+    return rows[:size]
+
+
 @njit(**_CACHED)
 def logits(X, first, last, router, expert, intercepts, top_k, out):
     """Write the logits of rows ``first`` to ``last`` to ``out`` (last - first, n_classes)."""
-    x_indptr, x_indices, x_data = X
-    r_indptr, r_indices, r_values = router
     e_indptr, e_indices, e_values = expert
     router_intercept, intercept = intercepts
-    h = np.empty_like(router_intercept)
-    experts, values, ordered = _selection_scratch(h, top_k)
-    kept, gate = np.empty(top_k, np.int64), np.empty(top_k, r_values.dtype)
-    for i in range(first, last):
-        count = _route(
-            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, top_k, h, kept, experts, values, ordered,
-        )  # fmt: skip
-        _gate(h, kept, count, gate)
-        z = out[i - first]
-        for c in range(z.shape[0]):
-            z[c] = intercept[c]
-        for q in range(count):
-            for p in range(e_indptr[kept[q]], e_indptr[kept[q] + 1]):
-                z[e_indices[p]] += gate[q] * e_values[p]
+    scratch, counts = np.empty(_ROWS_AT_ONCE, np.int64), np.empty(_ROWS_AT_ONCE, np.int64)
+    kept = np.empty((_ROWS_AT_ONCE, top_k), np.int64)
+    gate = np.empty((_ROWS_AT_ONCE, top_k), intercept.dtype)
+    for start in range(first, last, _ROWS_AT_ONCE):
+        rows = _next_rows(scratch, start, last)
+        codes(X, rows, router, router_intercept, 1.0, top_k, kept, gate, counts)
+        for r in range(rows.shape[0]):
+            z = out[rows[r] - first]
+            for c in range(z.shape[0]):
+                z[c] = intercept[c]
+            for q in range(counts[r]):
+                for p in range(e_indptr[kept[r, q]], e_indptr[kept[r, q] + 1]):
+                    z[e_indices[p]] += gate[r, q] * e_values[p]
 
 
 @njit(**_CACHED)
@@ -592,31 +615,29 @@ def probabilities(X, first, last, router, expert, intercepts, top_k, out):
     Only the logits of classes that a kept expert is connected to are exponentiated; the others
     share the factor by which b2 alone would be scaled.
     """
-    x_indptr, x_indices, x_data = X
-    r_indptr, r_indices, r_values = router
     router_intercept, intercept = intercepts
     n_classes = intercept.shape[0]
-    h = np.empty_like(router_intercept)
-    experts, values, ordered = _selection_scratch(h, top_k)
-    kept, gate = np.empty(top_k, np.int64), np.empty(top_k, r_values.dtype)
+    scratch, counts = np.empty(_ROWS_AT_ONCE, np.int64), np.empty(_ROWS_AT_ONCE, np.int64)
+    kept = np.empty((_ROWS_AT_ONCE, top_k), np.int64)
+    gate = np.empty((_ROWS_AT_ONCE, top_k), intercept.dtype)
     z, base = np.empty_like(intercept), np.empty_like(intercept)
     touched, is_touched = np.empty(n_classes, np.int64), np.zeros(n_classes, np.bool_)
-    base_total, base_max, _ = _intercept_outputs(intercept, False, base)
-    for i in range(first, last):
-        count = _route(
-            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, top_k, h, kept, experts, values, ordered,
-        )  # fmt: skip
-        _gate(h, kept, count, gate)
-        n_touched = _touched_logits(kept, gate, count, expert, intercept, z, touched, is_touched)
-        n_touched = _touch_rest(intercept, z, touched, n_touched, is_touched, base, base_total)
-        factor = _softmax_residual(z, touched, n_touched, base, base_total, base_max)
-        row = out[i - first]
-        for c in range(n_classes):
-            row[c] = base[c] * factor
-        for q in range(n_touched):
-            row[touched[q]] = z[touched[q]]
-            is_touched[touched[q]] = False
+    base_total, base_max, _ = _intercept_outputs(intercept, None, base)
+    for start in range(first, last, _ROWS_AT_ONCE):
+        rows = _next_rows(scratch, start, last)
+        codes(X, rows, router, router_intercept, 1.0, top_k, kept, gate, counts)
+        for r in range(rows.shape[0]):
+            n_touched = _touched_logits(
+                kept[r], gate[r], counts[r], expert, intercept, z, touched, is_touched
+            )
+            n_touched = _touch_rest(intercept, z, touched, n_touched, is_touched, base, base_total)
+            factor = _softmax_residual(z, touched, n_touched, base, base_total, base_max)
+            row = out[rows[r] - first]
+            for c in range(n_classes):
+                row[c] = base[c] * factor
+            for q in range(n_touched):
+                row[touched[q]] = z[touched[q]]
+                is_touched[touched[q]] = False
 
 
 @njit(**_CACHED)
@@ -624,55 +645,35 @@ def logits_path(X, first, last, router, expert, intercepts, top_ks, out):
     """Write the logits of rows ``first`` to ``last`` at every K in one pass over each row.
 
     The experts are kept once, for the largest K; those of a smaller K come first among them, so
-    the sums of exp(h_i) W_i and of exp(h_i) up to each K give its logits.
+    the sums of their outputs and weights up to each K give its logits.
 
     Parameters
     ----------
     top_ks : ndarray (n_top_ks,), ascending
     out : ndarray (n_top_ks, last - first, n_classes)
     """
-    x_indptr, x_indices, x_data = X
-    r_indptr, r_indices, r_values = router
     e_indptr, e_indices, e_values = expert
     router_intercept, intercept = intercepts
-    sums = np.empty(intercept.shape[0], r_values.dtype)
+    sums = np.empty(intercept.shape[0], intercept.dtype)
     widest = top_ks[top_ks.shape[0] - 1]
-    h = np.empty_like(router_intercept)
-    experts, values, ordered = _selection_scratch(h, widest)
-    kept = np.empty(widest, np.int64)
-    for i in range(first, last):
-        count = _route(
-            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, widest, h, kept, experts, values, ordered,
-        )  # fmt: skip
-        sums[:] = 0
-        total = h.dtype.type(0)
-        q = 0
-        for k in range(top_ks.shape[0]):
-            while q < min(count, top_ks[k]):
-                weight = np.exp(h[kept[q]] - h[kept[0]])
-                total += weight
-                for p in range(e_indptr[kept[q]], e_indptr[kept[q] + 1]):
-                    sums[e_indices[p]] += weight * e_values[p]
-                q += 1
-            share = h.dtype.type(1) / total if q > 0 else total
-            z = out[k, i - first]
-            for c in range(z.shape[0]):
-                z[c] = intercept[c] + share * sums[c]
-
-
-@njit(**_CACHED)
-def codes(X, first, last, router, router_intercept, top_k, expert_indices, expert_weights, counts):
-    """Write the kept experts and their gate weights of rows ``first`` to ``last``."""
-    x_indptr, x_indices, x_data = X
-    r_indptr, r_indices, r_values = router
-    h = np.empty_like(router_intercept)
-    experts, values, ordered = _selection_scratch(h, top_k)
-    for i in range(first, last):
-        r = i - first
-        count = _route(
-            x_indices, x_data, x_indptr[i], x_indptr[i + 1], r_indptr, r_indices, r_values,
-            router_intercept, top_k, h, expert_indices[r], experts, values, ordered,
-        )  # fmt: skip
-        _gate(h, expert_indices[r], count, expert_weights[r])
-        counts[r] = count
+    scratch, counts = np.empty(_ROWS_AT_ONCE, np.int64), np.empty(_ROWS_AT_ONCE, np.int64)
+    kept = np.empty((_ROWS_AT_ONCE, widest), np.int64)
+    gate = np.empty((_ROWS_AT_ONCE, widest), intercept.dtype)
+    for start in range(first, last, _ROWS_AT_ONCE):
+        rows = _next_rows(scratch, start, last)
+        codes(X, rows, router, router_intercept, 1.0, widest, kept, gate, counts)
+        for r in range(rows.shape[0]):
+            for c in range(sums.shape[0]):
+                sums[c] = 0
+            total = intercept.dtype.type(0)
+            q = 0
+            for k in range(top_ks.shape[0]):
+                while q < min(counts[r], top_ks[k]):
+                    total += gate[r, q]
+                    for p in range(e_indptr[kept[r, q]], e_indptr[kept[r, q] + 1]):
+                        sums[e_indices[p]] += gate[r, q] * e_values[p]
+                    q += 1
+                share = intercept.dtype.type(1) / total if q > 0 else total
+                z = out[k, rows[r] - first]
+                for c in range(z.shape[0]):
+                    z[c] = intercept[c] + share * sums[c]

@@ -134,10 +134,10 @@ def _codes_of_block(X, first, last, parameters, top_k, engine):
     shape = last - first, min(top_k, len(parameters.router_intercept))
     indices, weights = np.zeros(shape, np.int64), np.zeros(shape, parameters.dtype)
     counts = np.zeros(len(indices), np.int64)
-    router = csr_parts(parameters.router)
+    rows, router = np.arange(first, last), csr_parts(parameters.router)
     engine.codes(
-        csr_parts(X), first, last, router, parameters.router_intercept, shape[1],
-        indices, weights, counts,
+        csr_parts(X), rows, router, parameters.router_intercept, 1.0, shape[1], indices, weights,
+        counts,
     )  # fmt: skip
     return indices, weights, np.arange(shape[1]) < counts[:, None]
 

@@ -133,18 +133,15 @@ class TorchEngine:
             h = network.router_scores(*self._batch(X, first, last))
             out[:] = torch.softmax(network.logits(h, top_k), dim=1).cpu().numpy()
 
-    def codes(
-        self, X, first, last, router, router_intercept, top_k, expert_indices, expert_weights,
-        counts,
-    ):  # fmt: skip
+    def codes(self, X, rows, router, router_intercept, sharpness, top_k, kept, weights, counts):
         no_outputs = np.zeros(len(router_intercept) + 1, np.int64)
         expert = (no_outputs, no_outputs[:0], router[2][:0])
         network = self._network(router, expert, (router_intercept, router_intercept[:0]))
         with torch.no_grad():
-            h = network.router_scores(*self._batch(X, first, last))
-            indices, weights = keep_top(h, top_k)
-        expert_indices[:] = indices.cpu().numpy()
-        expert_weights[:] = weights.cpu().numpy()
+            h = network.router_scores(*self._take(X, rows))
+            experts, shares = keep_top(sharpness * h, top_k)
+        kept[:] = experts.cpu().numpy()
+        weights[:] = shares.cpu().numpy()
         counts[:] = (h > 0).sum(dim=1).clamp(max=top_k).cpu().numpy()
 
     def _network(self, router, expert, intercepts):
@@ -157,6 +154,14 @@ class TorchEngine:
         inside = slice(indptr[first], indptr[last])
         limits = indptr[first : last + 1] - indptr[first]
         return tuple(map(self._tensor, (limits, indices[inside], data[inside])))
+
+    def _take(self, X, rows):
+        """Copy some rows, in any order, to tensors (indptr, indices, data)."""
+        indptr, indices, data = X
+        sizes = np.diff(indptr)[rows]
+        limits = np.concatenate([[0], np.cumsum(sizes)])
+        nonzeros = np.repeat(indptr[rows] - limits[:-1], sizes) + np.arange(limits[-1])
+        return tuple(map(self._tensor, (limits, indices[nonzeros], data[nonzeros])))
 
     def _products(self, X, batch, pattern, n_experts):
         """Places in the flat (rows of the batch, experts), connections and nonzeros."""

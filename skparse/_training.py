@@ -409,7 +409,7 @@ def _run_nested_epoch(parameters, data, settings, engine, random_state):
             grid,
             settings.batch_size,
             rates,
-            settings.multilabel,
+            settings.multilabel or None,
         )
         copy.router.data[:] *= copy.dtype.type(scale)
         return copy, loss

@@ -44,10 +44,10 @@ def kept_experts(h, top_k):
     return sorted(positive, key=lambda e: (-h[e], e))[:top_k]
 
 
-def gate(h, kept):
-    """Softmax over the scores of the kept experts."""
+def gate(h, kept, sharpness=1.0):
+    """Softmax over the scores of the kept experts, multiplied by ``sharpness``."""
     largest = max((h[e] for e in kept), default=0.0)
-    exponentials = [exp(h[e] - largest) for e in kept]
+    exponentials = [exp(sharpness * (h[e] - largest)) for e in kept]
     return [value / sum(exponentials) for value in exponentials]
 
 
@@ -92,13 +92,13 @@ def logits(X, rows, router, expert, intercepts, top_k):
     return np.array(out).reshape(len(rows), len(intercept))
 
 
-def codes(X, rows, router, router_intercept, top_k):
+def codes(X, rows, router, router_intercept, top_k, sharpness=1.0):
     """Gate weights of ``rows``: a list of dicts from kept expert to weight, largest first."""
     out = []
     for i in rows:
         h = scores(X, i, router, router_intercept)
         kept = kept_experts(h, top_k)
-        out.append(dict(zip(kept, gate(h, kept), strict=True)))
+        out.append(dict(zip(kept, gate(h, kept, sharpness), strict=True)))
     return out
 
 
@@ -350,6 +350,7 @@ PROBLEMS = {
     "some rows with nothing kept": {"shift": -1.0},
     "nothing kept": {"shift": -1000.0},
     "duplicated entries": {"duplicates": True},
+    "more rows than are looked at together": {"n_samples": 75},
 }
 
 
@@ -462,16 +463,16 @@ def run_logits(engine, problem, top_k, first=0, last=None, *, write="logits"):
     return out
 
 
-def run_codes(engine, problem, top_k, first=0, last=None):
-    """Codes that an engine computes, as the twin gives them: a list of dicts."""
-    last = problem.n_samples if last is None else last
+def run_codes(engine, problem, top_k, rows=None, sharpness=1.0):
+    """Codes that an engine computes for rows, all by default, as the twin gives them."""
+    rows = np.arange(problem.n_samples) if rows is None else np.array(rows)
     top_k = min(top_k, problem.n_experts)
-    shape = last - first, top_k
+    shape = len(rows), top_k
     kept, weights = np.zeros(shape, np.int64), np.zeros(shape, problem.parameters.dtype)
     counts = np.zeros(len(kept), np.int64)
     router_intercept = problem.parameters.router_intercept
     engine.codes(
-        problem.X, first, last, problem.router, router_intercept, top_k, kept, weights, counts
+        problem.X, rows, problem.router, router_intercept, sharpness, top_k, kept, weights, counts
     )
     return [
         dict(zip(kept[r, :n].tolist(), weights[r, :n].tolist(), strict=True))

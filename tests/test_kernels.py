@@ -75,6 +75,15 @@ def test_codes_equal_the_reference_at_every_k(name, dtype):
         assert_same_codes(run_codes(_kernels, problem, top_k), expected, **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_the_gate_is_as_sharp_as_asked_for(sharpness):
+    problem = draw_problem()
+    rows, router_intercept = range(problem.n_samples), problem.parameters.router_intercept
+    expected = reference.codes(problem.X, rows, problem.router, router_intercept, 4, sharpness)
+    actual = run_codes(_kernels, problem, 4, sharpness=sharpness)
+    assert_same_codes(actual, expected, **TOLERANCE[np.float64])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize("name", sorted(PROBLEMS.keys() - {"ties"}))
@@ -85,6 +94,18 @@ def test_nested_epoch_equals_the_reference(name, multilabel, dtype):
         expected = reference.nested_epoch(*arguments)
         actual = run_nested_epoch(_kernels, arguments)
         assert_same_epoch(actual, expected, **TOLERANCE[dtype])
+
+
+def test_an_epoch_compiled_without_several_labels_gives_the_bits_of_the_other():
+    problem = draw_problem(dtype=np.float32)
+    of_both, of_one = (
+        run_nested_epoch(
+            _kernels, (*draw_nested_arguments(problem, [1, 2, 4], 5)[:-1], multilabel)
+        )
+        for multilabel in (False, None)
+    )
+    for mine, theirs in zip((*of_one[0], of_one[1]), (*of_both[0], of_both[1]), strict=True):
+        assert_array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 6, 11])
@@ -212,10 +233,15 @@ def test_rows_of_any_length_equal_the_reference(connected):
 
 
 def test_a_range_of_rows_gives_the_rows_of_the_whole():
-    problem = draw_problem()
+    problem = draw_problem(n_samples=75)  # more than are looked at together
     whole = run_logits(_kernels, problem, 3)
-    assert_array_equal(run_logits(_kernels, problem, 3, 5, 9), whole[5:9])
-    assert run_codes(_kernels, problem, 3, 5, 9) == run_codes(_kernels, problem, 3)[5:9]
+    assert_array_equal(run_logits(_kernels, problem, 3, 5, 70), whole[5:70])
+
+
+def test_codes_are_those_of_the_rows_asked_for():
+    problem = draw_problem()
+    of_all = run_codes(_kernels, problem, 3)
+    assert run_codes(_kernels, problem, 3, [8, 5, 8]) == [of_all[i] for i in (8, 5, 8)]
 
 
 def test_equal_scores_keep_the_lowest_index():
@@ -232,8 +258,8 @@ def kept_of_scores(h, top_k):
     kept, counts = np.zeros((n_rows, top_k), np.int64), np.zeros(n_rows, np.int64)
     nothing = np.zeros(n_experts, h.dtype)
     _kernels.codes(
-        one_feature_a_row, 0, n_rows, router, nothing, top_k, kept, np.zeros((n_rows, top_k),
-        h.dtype), counts,
+        one_feature_a_row, np.arange(n_rows), router, nothing, 1.0, top_k, kept,
+        np.zeros((n_rows, top_k), h.dtype), counts,
     )  # fmt: skip
     return [kept[r, :n].tolist() for r, n in enumerate(counts)]
 

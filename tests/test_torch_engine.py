@@ -142,6 +142,18 @@ def test_an_expert_whose_weight_is_rounded_to_zero_is_still_kept(dtype, device):
     assert run_codes(TorchEngine(device), problem, 3) == expected
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_codes_of_some_rows_with_a_sharper_gate_equal_the_kernel(device):
+    problem = draw_problem()
+    mine, theirs = (
+        run_codes(engine, problem, 3, [8, 0, 5, 8], sharpness=3.0)
+        for engine in (TorchEngine(device), _kernels)
+    )
+    assert [list(row) for row in mine] == [list(row) for row in theirs]
+    weights = [[value for row in rows for value in row.values()] for rows in (mine, theirs)]
+    assert_allclose(*weights, **tolerance_of(np.float64, device))
+
+
 def test_indices_of_64_bits_give_the_numbers_of_32_bits():
     narrow, wide = (draw_problem(index_dtype=dtype) for dtype in (np.int32, np.int64))
     engine = TorchEngine("cpu")
