@@ -14,13 +14,15 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from ._parameters import row_blocks
+
 DTYPES = (np.float64, np.float32)
 
 
 class Samples(NamedTuple):
     """Validated training or validation samples."""
 
-    X: sparse.csr_array  # canonical: sorted, no duplicates, no explicit zeros
+    X: sparse.csr_array  # neither duplicates nor explicit zeros, in any order
     labels: sparse.csr_array  # (n_samples, n_classes) of ones
     sample_weight: np.ndarray  # positive, in the dtype of X
 
@@ -77,16 +79,35 @@ def as_csr(X):
     return sparse.csr_array(X)
 
 
-def canonical(X):
-    """Sort indices, sum duplicates and drop explicit zeros, on a copy if anything changes."""
-    changed = X
-    if not X.has_canonical_format:
-        changed = X.copy()
-        changed.sum_duplicates()
-    if not changed.data.all():
-        changed = changed.copy() if changed is X else changed
-        changed.eliminate_zeros()
-    return changed
+def merge_entries(X):
+    """Sum duplicates and drop explicit zeros, on a copy if there are any.
+
+    The entries of a row may be in any order: those of a TF-IDF matrix are not sorted, and
+    sorting them would need a copy of every X.
+    """
+    merged = X
+    if _has_duplicates(X):
+        merged = X.copy()
+        merged.sum_duplicates()
+    if not merged.data.all():
+        merged = merged.copy() if merged is X else merged
+        merged.eliminate_zeros()
+    return merged
+
+
+def _has_duplicates(X):
+    """Tell whether a CSR array stores two entries for one place."""
+    if X.has_sorted_indices:
+        return not X.has_canonical_format
+    # Transposed, the entries of a block are in order, and it takes a time linear in them.
+    for first, last in row_blocks(X.indptr, max(2**20, X.shape[1])):
+        start, stop = X.indptr[first], X.indptr[last]
+        anything = np.empty(stop - start, np.int8)
+        parts = anything, X.indices[start:stop], X.indptr[first : last + 1] - start
+        block = sparse.csr_array(parts, shape=(last - first, X.shape[1]))
+        if not block.tocsc().has_canonical_format:
+            return True
+    return False
 
 
 def check_samples(estimator, X, y, sample_weight, *, reset, classes=None):
@@ -124,7 +145,7 @@ def check_samples(estimator, X, y, sample_weight, *, reset, classes=None):
     if estimator.class_weight is not None:
         weight = weight * balance_classes(estimator.class_weight, y, classes, labels, multilabel)
         weight = weight.astype(X.dtype, copy=False)
-    return drop_weightless(Samples(canonical(as_csr(X)), labels, weight)), classes, multilabel
+    return drop_weightless(Samples(merge_entries(as_csr(X)), labels, weight)), classes, multilabel
 
 
 def balance_classes(class_weight, y, classes, labels, multilabel):

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from skparse import SparseExpertClassifier
+from skparse._inputs import merge_entries
 from skparse.datasets import make_topic_documents
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
@@ -104,15 +105,39 @@ def test_duplicate_entries_count_as_their_sum(documents, model):
     assert halves.nnz == 2 * X.nnz
 
 
-def test_the_order_of_the_entries_of_a_row_does_not_matter(documents, model):
-    X, y = documents
-    backwards = np.concatenate(
+def backwards(X):
+    """The same matrix with the entries of every row stored in the opposite order."""
+    order = np.concatenate(
         [np.arange(X.indptr[i], X.indptr[i + 1])[::-1] for i in range(X.shape[0])]
     )
-    shuffled = sparse.csr_array((X.data[backwards], X.indices[backwards], X.indptr), X.shape)
-    assert not shuffled.has_sorted_indices
-    assert_same_model(fit(shuffled, y), model)
-    assert_same_predictions(model, X, shuffled, rtol=1e-12)
+    stored = sparse.csr_array((X.data[order], X.indices[order], X.indptr), shape=X.shape)
+    assert not stored.has_sorted_indices
+    return stored
+
+
+def test_the_order_of_the_entries_of_a_row_changes_rounding_alone(documents, model):
+    X, y = documents
+    numbers, same = (m._parameters().arrays() for m in (model, fit(backwards(X), y)))
+    for actual, desired in zip(same, numbers, strict=True):
+        assert_allclose(actual, desired, rtol=1e-9, atol=1e-12)
+    assert_same_predictions(model, X, backwards(X), rtol=1e-12)
+
+
+def test_duplicates_are_found_wherever_a_row_stores_them(documents, model):
+    X, y = documents
+    apart = sparse.hstack([X / 2, X / 2]).tocsr()  # the two halves of an entry lie apart
+    halves = sparse.csr_array((apart.data, apart.indices % X.shape[1], apart.indptr), X.shape)
+    assert not halves.has_sorted_indices
+    assert_same_model(fit(halves, y), model)
+    assert halves.nnz == 2 * X.nnz
+
+
+def test_a_float_csr_without_duplicates_is_not_copied_however_its_rows_are_ordered(documents):
+    X, _ = documents
+    assert merge_entries(X) is X
+    stored = backwards(X)
+    assert merge_entries(stored) is stored
+    assert not stored.has_sorted_indices
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
