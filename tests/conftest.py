@@ -4,9 +4,14 @@ The folder is ``../shared/data`` beside the project unless SKPARSE_DATA names an
 SKPARSE_REQUIRE_DATA=1 missing data fails the test instead of skipping it.
 """
 
+import os
+
+# Two test processes whose OpenMP threads wait for each other by spinning take ten times as long.
+# Read when numpy and torch are loaded, here and in the processes that the tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import gzip
 import json
-import os
 from functools import cache
 from pathlib import Path
 
