@@ -13,7 +13,8 @@ from . import _linear_start as linear_start
 
 ALPHAS = 1.0, 3.0, 9.0
 # With fewer rows kept apart, chance would choose.
-ROWS_NEEDED = 256
+ROWS_NEEDED = 128
+HINGE_ROWS = 256  # about so many tell the hinge loss
 # Linear epochs after which two penalties are compared. A stronger one is given up after the first
 # if nothing speaks for it, and after the second unless everything does.
 COMPARED_AFTER = 1, 4

@@ -25,7 +25,7 @@ from . import _inputs as inputs
 from . import _prediction as prediction
 from . import _training as training
 from ._alpha_choice import ALPHAS
-from ._compression import prune, round_values
+from ._compression import prune, round_values, silence
 from ._engines import choose_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._initialization import Exposure, ScoreMap, choose_score_map, experts_of_classes
@@ -86,7 +86,7 @@ class SparseExpertClassifier(
         size (here: by the sum of the sample weights) when added to the loss. It is relative
         to the mean squared norm of the samples. "auto" chooses from 1, 3 and 9 by the log-loss
         of samples that the first epochs do not see: the noisier the labels, the stronger. It
-        is 1 below 4,096 samples, for multilabel targets and for a stream.
+        is 1 below 2,048 samples, for multilabel targets and for a stream.
 
     max_iter : int, default=4
         Number of epochs in which all sparsity levels are trained, after the experts have
@@ -175,7 +175,8 @@ class SparseExpertClassifier(
 
     expert_load_ : ndarray of shape (n_experts,) of int
         Number of training samples that keep each expert at K = `top_k_` (for `partial_fit`:
-        of the samples of all calls, each counted with the model of its time).
+        of the samples of all calls, each counted with the model of its time). Experts that
+        none keeps have no router weights after `fit`, unless ``warm_start=True``.
 
     n_iter_ : int
         Number of epochs that ran.
@@ -348,6 +349,8 @@ class SparseExpertClassifier(
             self.n_iter_ = len(result.loss_curve)
             self.t_ = result.exposure.total + (0.0 if start is None else self.t_)
             self.expert_load_ = self._count_load(samples.X, engine)
+            if not self.warm_start:  # what has no weights could not learn in another fit
+                self._silence_idle_experts()
             if held_out is not None:
                 self.validation_scores_ = result.validation_scores
                 self.best_validation_score_ = max(result.validation_scores)
@@ -795,6 +798,12 @@ class SparseExpertClassifier(
         self.alpha_ = float(result.alpha)
         for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
+
+    def _silence_idle_experts(self):
+        """Store nothing of the experts that no training sample keeps."""
+        parameters = silence(self._parameters(), self.expert_load_ == 0)
+        self.router_coef_ = parameters.router
+        self.router_intercept_ = parameters.router_intercept
 
     def _count_load(self, X, engine):
         top_k = min(self.top_k_, self.n_experts_)

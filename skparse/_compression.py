@@ -31,10 +31,37 @@ def prune(parameters, feature_scale, weight_density):
     influence = np.repeat(feature_scale, np.diff(router.indptr)) * np.abs(router.data)
     kept = np.zeros(router.nnz, bool)
     kept[np.argsort(-influence, kind="stable")[:n_kept]] = True
+    return parameters._replace(router=_keep_entries(router, kept))
+
+
+def silence(parameters, experts):
+    """Take the router weights and b1 from some experts: nothing keeps them any more.
+
+    Parameters
+    ----------
+    parameters : ModelParameters
+    experts : ndarray (n_experts,) of bool
+
+    Returns
+    -------
+    ModelParameters
+        The same object if there are no such experts.
+    """
+    if not experts.any():
+        return parameters
+    router = parameters.router
+    return parameters._replace(
+        router=_keep_entries(router, ~experts[router.indices]),
+        router_intercept=np.where(experts, 0, parameters.router_intercept).astype(router.dtype),
+    )
+
+
+def _keep_entries(matrix, kept):
+    """Keep the entries of a CSR array that ``kept`` (nnz,) marks."""
     before = np.concatenate([[0], np.cumsum(kept)])
-    indptr = before[router.indptr].astype(router.indptr.dtype)
-    parts = router.data[kept], router.indices[kept], indptr
-    return parameters._replace(router=sparse.csr_array(parts, shape=router.shape))
+    indptr = before[matrix.indptr].astype(matrix.indptr.dtype)
+    parts = matrix.data[kept], matrix.indices[kept], indptr
+    return sparse.csr_array(parts, shape=matrix.shape)
 
 
 def encode_values(matrix, dtype):

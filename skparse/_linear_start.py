@@ -106,11 +106,13 @@ class LinearRun(NamedTuple):
     n_epochs: int  # in the average
     seen: float  # weight of the samples visited so far
 
-    def average(self):
-        """Average the epochs; returns (margins, bias)."""
+    def average(self, share=0.0):
+        """Average the epochs, plus a share of where they began; returns (margins, bias)."""
         values = np.empty_like(self.margins.data)
         for block in self.blocks:
             values[block.inside] = block.mean_margins
+        if share:
+            values += values.dtype.type(share) * self.margins.data
         bias = np.concatenate([block.mean_bias for block in self.blocks])
         return with_values(self.margins, values), bias
 

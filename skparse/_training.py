@@ -12,6 +12,7 @@ from . import _alpha_choice as alpha_choice
 from . import _calibration as calibration
 from . import _initialization as initialization
 from . import _linear_start as linear_start
+from . import _prior_choice as prior_choice
 from . import _shared_view as shared_view
 from ._compression import prune
 from ._parameters import ModelParameters, csr_parts, with_values
@@ -155,7 +156,8 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
         if settings.chooses_alpha and held_out.sum() >= alpha_choice.ROWS_NEEDED:
             run, settings = _choose_alpha(data, run, held_out, apart, settings, engine)
         run = linear_start.run_epochs(data, run, apart[run.n_epochs :], settings, engine)
-        parameters = _as_model(*run.average(), data, settings)
+        share = _choose_prior_share(data, run, held_out, settings, engine)
+        parameters = _as_model(*run.average(share), data, settings)
         if trained_view is not None:
             settings = _take_view(trained_view(), data, parameters, settings)
         if held_out.any():
@@ -165,7 +167,7 @@ def _train_linearly(data, margins, held_out, settings, engine, random_state):
             settings = replace(settings, score_map=score_map)
             rest = orders[n_apart:]
             run = linear_start.run_epochs(data, run.restarted(), rest, settings, engine)
-            parameters = _as_model(*run.average(), data, settings)
+            parameters = _as_model(*run.average(share), data, settings)
     return parameters, settings
 
 
@@ -182,12 +184,27 @@ def _choose_alpha(data, start, held_out, orders, settings, engine):
         parameters = _as_model(*average, data, settings)
         losses = [calibration.held_out_loss(parameters, data, held_out, settings, engine)]
         if not settings.opposite_pair:  # of one margin a row the hinge loss tells nothing more
-            rows = np.flatnonzero(held_out)[:: held_out.sum() // alpha_choice.ROWS_NEEDED]
+            rows = np.flatnonzero(held_out)
+            rows = rows[:: max(1, len(rows) // alpha_choice.HINGE_ROWS)]
             losses.append(linear_start.squared_hinge(data, *average, data.row_experts, rows))
         return np.array(losses)
 
     chosen = alpha_choice.choose_alpha(start, advance, measure)
     return chosen.run, replace(settings, alpha=chosen.alpha)
+
+
+def _choose_prior_share(data, run, held_out, settings, engine):
+    """Choose how much of the naive-Bayes start is added to the average of the epochs."""
+    n_samples = data.X.shape[0]
+    if not held_out.any() or data.X.nnz > prior_choice.LONGEST_TEXT * n_samples:
+        return 0.0
+
+    def measure(share):
+        parameters = _as_model(*run.average(share), data, settings)
+        return calibration.held_out_loss(parameters, data, held_out, settings, engine)
+
+    typical_weight = float(data.sample_weight[held_out].mean(dtype=np.float64))
+    return prior_choice.choose_prior_share(measure, typical_weight)
 
 
 def _start_view(threads, data, held_out, settings, engine, random_state):
@@ -391,7 +408,8 @@ def _run_nested_epoch(parameters, data, settings, engine, random_state):
     steps *= len(shards)
     rates = (
         data.geometry.bias_feature**2,
-        OUTPUT_RATE * data.geometry.mean_square,
+        # Two opposite experts leave the outputs and b2 nothing to say that b1 does not.
+        0.0 if settings.opposite_pair else OUTPUT_RATE * data.geometry.mean_square,
         min(0.5, shrink * len(shards)),
         1.0,
     )

@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 
 from skparse import SparseExpertClassifier
-from skparse._compression import decode_values, encode_values, round_values
+from skparse._compression import decode_values, encode_values, round_values, silence
 from skparse.datasets import make_topic_documents
 
 
@@ -134,3 +134,26 @@ def test_two_classes_have_one_weight_per_feature():
     model = SparseExpertClassifier(random_state=0).fit(documents.data, documents.target)
     assert np.diff(model.router_coef_.indptr).max() == 1
     assert model.score(documents.data, documents.target) > 0.8
+
+
+def test_experts_that_no_sample_keeps_have_no_weights_and_all_else_stays(documents):
+    X, y = documents
+    parameters = {"n_experts": 60, "top_k": 1, "random_state": 0}
+    with_all = SparseExpertClassifier(**parameters, warm_start=True).fit(X, y)
+    model = SparseExpertClassifier(**parameters).fit(X, y)
+    idle = model.expert_load_ == 0
+    assert 0 < idle.sum() < 60
+    assert_array_equal(model.expert_load_, with_all.expert_load_)
+    weights = np.bincount(model.router_coef_.indices, minlength=60)
+    assert_array_equal(weights == 0, idle)
+    assert model.router_coef_.nnz < with_all.router_coef_.nnz
+    assert model.model_size().n_bytes < with_all.model_size().n_bytes
+    assert_array_equal(model.predict_proba(X), with_all.predict_proba(X))
+    assert model.n_experts_ == model.transform(X).shape[1] == 60
+    more = pickle.loads(pickle.dumps(model)).partial_fit(X[:50], y[:50])
+    assert more.predict(X).shape == y.shape
+
+
+def test_without_idle_experts_nothing_is_taken(model):
+    parameters = model._parameters()
+    assert silence(parameters, np.zeros(model.n_experts_, bool)) is parameters

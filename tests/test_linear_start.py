@@ -250,6 +250,16 @@ def test_the_average_counts_epochs_in_proportion_to_their_number():
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_share_of_the_beginning_is_added_to_the_average(n_threads):
+    problem = draw_weighted()
+    run = problem.advance(problem.begin(n_threads), problem.orders)
+    (margins, bias), (with_share, same_bias) = run.average(), run.average(0.5)
+    assert_allclose(with_share.data, margins.data + 0.5 * problem.margins.data, rtol=1e-12)
+    assert_array_equal(same_bias, bias)
+    assert_array_equal(run.average()[0].data, margins.data)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
 def test_a_run_that_is_restarted_goes_on_from_the_average_with_a_new_one(n_threads):
     problem = draw_weighted()
     run = problem.advance(problem.begin(n_threads), problem.orders[:3])

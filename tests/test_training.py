@@ -134,7 +134,7 @@ def test_an_epoch_of_many_rows_visits_each_once():
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
-@pytest.mark.parametrize("n_samples", [1024, 2500])
+@pytest.mark.parametrize("n_samples", [1024, 2000])
 def test_rows_that_are_kept_apart_join_the_last_linear_epochs(n_samples, n_classes):
     X, y = draw_documents(n_samples, n_classes=n_classes)
     data, settings = prepare_training(X, y)
@@ -445,3 +445,15 @@ def test_a_stream_of_pieces_of_any_size_learns_about_what_fit_learns(n_rows):
         stream.partial_fit(X[piece], y[piece], classes=classes)
     accuracy = whole.fit(X[:2000], y[:2000]).score(X[2000:], y[2000:])
     assert stream.score(X[2000:], y[2000:]) >= accuracy - 0.02
+
+
+@pytest.mark.parametrize("parameters", [{}, {"top_k": 1}, {"class_weight": "balanced"}], ids=str)
+def test_two_opposite_experts_vote_with_the_same_weight_and_b2_says_nothing(parameters):
+    X, y = draw_documents(1500, n_classes=2)
+    y = np.where((y == 1) & (np.arange(1500) % 4 > 0), 0, y)  # few samples of one class
+    model = SparseExpertClassifier(random_state=0, **parameters).fit(X, y)
+    assert_array_equal(model.intercept_, 0)
+    assert len(np.unique(model.expert_coef_.data)) == 1
+    assert_array_equal(model.expert_coef_.indices, [0, 1])
+    at_any = model.predict_proba_path(X, range(1, model.top_k_ + 1)).argmax(axis=2)
+    assert_array_equal(at_any, np.broadcast_to(at_any[0], at_any.shape))
