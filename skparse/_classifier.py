@@ -673,7 +673,8 @@ class SparseExpertClassifier(
         check_is_fitted(self)
         X = inputs.check_features(self, X)
         engine = choose_engine(self.engine, self.device)
-        return X, (self._parameters(), self._checked_top_k(), engine, self.n_jobs)
+        parameters = prediction.connect_for_many(X, self._parameters())
+        return X, (parameters, self._checked_top_k(), engine, self.n_jobs)
 
     def _checked_top_k(self):
         """Return the current K, at most the number of experts; raises if it was not trained."""

@@ -41,8 +41,36 @@ _AHEAD = uint64(8)  # nonzeros, between asking for the weights of a feature and 
 
 
 @njit(**_EVERY_ROW)
+def _add_scores_of_two(h, x_indices, x_data, start, stop, indptr, indices, values):
+    """`_add_scores` of one expert or two, whose scores stay in registers."""
+    zero, n_experts = h.dtype.type(0), uint64(h.shape[0])
+    h0, h1 = h[0], h[n_experts - _ONE]
+    if uint64(values.shape[0]) == n_experts * uint64(indptr.shape[0] - 1):  # all are connected
+        for t in range(uint64(start), uint64(stop)):
+            first = n_experts * uint64(x_indices[t])
+            h0 += x_data[t] * values[first]
+            h1 += x_data[t] * values[first + n_experts - _ONE]
+    else:
+        for t in range(uint64(start), uint64(stop)):
+            j = uint64(x_indices[t])
+            first, last = uint64(indptr[j]), uint64(indptr[j + _ONE])
+            if last - first == _ONE:
+                product, is_second = x_data[t] * values[first], indices[first] > 0
+                h0 += zero if is_second else product
+                h1 += product if is_second else zero
+            elif last > first:
+                h0 += x_data[t] * values[first]
+                h1 += x_data[t] * values[first + _ONE]
+    h[n_experts - _ONE] = h1
+    h[0] = h0
+
+
+@njit(**_EVERY_ROW)
 def _add_scores(h, x_indices, x_data, start, stop, indptr, indices, values):
     """Add ``x @ router`` of one row to ``h``."""
+    if h.shape[0] <= 2:
+        _add_scores_of_two(h, x_indices, x_data, start, stop, indptr, indices, values)
+        return
     n_experts, end = uint64(h.shape[0]), uint64(stop - 1)
     j = uint64(x_indices[start]) if start < stop else uint64(0)
     first, last = uint64(indptr[j]), uint64(indptr[j + _ONE])

@@ -10,6 +10,8 @@ from ._threads import map_threads
 # Fewer nonzeros than this are less than a millisecond of work, not worth a second thread, which
 # costs a fifth of one.
 WORTH_THREADS = 2**16
+# Nonzeros per feature from which a prediction with two experts connects all features to both.
+WORTH_CONNECTING = 8
 # Numbers that a block may need for itself: they stay in the cache.
 BLOCK_NUMBERS = 2**18
 
@@ -28,6 +30,21 @@ def run_blocks(function, X, parameters, n_jobs, n_scratch=0):
     firsts = range(0, n_rows, size)
     lasts = [min(first + size, n_rows) for first in firsts]
     return map_threads(function, firsts, lasts, n_threads=n_threads)
+
+
+def connect_for_many(X, parameters):
+    """Connect every feature to both of two experts, if X is large enough to pay for it.
+
+    The kernels then need not look up where the weights of a feature lie.
+    """
+    router = parameters.router
+    if router.shape[1] != 2 or X.nnz < WORTH_CONNECTING * router.shape[0]:
+        return parameters
+    index = sparse.get_index_dtype(maxval=2 * router.shape[0])
+    indptr = np.arange(0, 2 * router.shape[0] + 1, 2, dtype=index)
+    indices = np.tile(np.arange(2, dtype=index), router.shape[0])
+    filled = sparse.csr_array((router.toarray().ravel(), indices, indptr), shape=router.shape)
+    return parameters._replace(router=filled)
 
 
 def _count_work(X, n_experts):

@@ -8,7 +8,8 @@ from numpy.testing import assert_array_equal
 from reference import draw_problem
 from scipy import sparse
 
-from skparse import _prediction
+from skparse import SparseExpertClassifier, _prediction
+from skparse.datasets import make_topic_documents
 
 
 def rows_of(n_rows, n_columns):
@@ -52,3 +53,24 @@ def test_little_work_stays_in_the_calling_thread():
 def test_many_nonzeros_are_shared_however_few_the_rows(shape):
     blocks, threads = run(*shape, n_jobs=2, n_together=2)
     assert len(blocks) == 4 and get_ident() in threads and len(threads) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_among_many_has_the_same_bits_as_alone(dtype):
+    X, y = make_topic_documents(
+        600, 40, 4, n_classes=2, document_length=30, dtype=dtype, random_state=0, return_X_y=True
+    )
+    model = SparseExpertClassifier(random_state=0).fit(X, y)
+    connected = _prediction.connect_for_many(X, model._parameters()).router
+    assert connected.nnz == 2 * 40 > model.router_coef_.nnz
+    assert_array_equal(connected.toarray(), model.router_coef_.toarray())
+    few = X[:3]
+    assert _prediction.connect_for_many(few, model._parameters()).router is model.router_coef_
+    for method in (model.predict_proba, model.decision_function, model.predict):
+        assert_array_equal(method(X)[:3], method(few))
+    assert_array_equal(model.transform(X)[:3].toarray(), model.transform(few).toarray())
+
+
+def test_more_than_two_experts_are_not_connected_further():
+    parameters = draw_problem(n_experts=3).parameters
+    assert _prediction.connect_for_many(rows_of(500, 15), parameters) is parameters
