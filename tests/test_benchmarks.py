@@ -174,6 +174,28 @@ def test_page_holds_results_and_what_was_not_run(harness, results):
     assert "### imdb\n\nNot run" in page
 
 
+def test_an_update_keeps_the_other_data_sets_with_their_conditions(harness, results, tmp_path):
+    earlier = json.loads(json.dumps(results))
+    earlier["machine"]["processor"] = "an abacus"
+    facts = earlier["data"].pop("banking77")
+    earlier["data"] = {"r52_raw": {k: facts[k] for k in facts.keys() - {"machine", "settings"}}}
+    earlier["results"][0]["data"] = "r52_raw"
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    arguments = ["--data", "imdb", "--models", "LinearSVC"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKPARSE_DATA", str(tmp_path))
+        found = harness.compare.main([*arguments, "--update", str(tmp_path / "earlier.json")])
+    assert list(found["data"]) == ["r52_raw", "imdb"]
+    assert [row["data"] for row in found["results"]] == ["r52_raw"]
+    assert found["data"]["r52_raw"]["machine"]["processor"] == "an abacus"
+    assert found["data"]["imdb"]["machine"] == results["machine"]
+    found["data"]["banking77"] = {**facts, "machine": results["machine"]}
+    found["results"] += results["results"]
+    page = harness.report.build_page(found)
+    assert page.count("an abacus") == 1
+    assert "as their sections say: banking77." in page
+
+
 def test_verdict_is_level_unless_the_interval_excludes_zero(harness):
     assert harness.report.verdict([-0.02, -0.03, -0.01]) == "win"  # the peer is worse
     assert harness.report.verdict([0.02, 0.01, 0.03]) == "loss"

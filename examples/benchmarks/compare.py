@@ -70,6 +70,11 @@ def parse_arguments(arguments=None):
     add("--timeout", type=float, default=3600.0, help="seconds after which a model is stopped")
     add("--cache", metavar="DIR", help="folder that keeps the vectorised data sets")
     add("--json", metavar="FILE", help="write everything measured")
+    add(
+        "--update",
+        metavar="FILE",
+        help="results of an earlier run, whose other data sets are kept with machine and date",
+    )
     add("--figure", metavar="FILE", help="draw accuracy against time and size")
     return parser.parse_args(arguments)
 
@@ -78,23 +83,33 @@ def main(arguments=None):
     """Run the comparison, print it and write what was asked for; return all results."""
     options = parse_arguments(arguments)
     shown = ("repeats", "threads", "dtype", "seed", "budget", "timeout")
-    results = {
+    conditions = {
         "machine": describe_machine(),
         "settings": {name: getattr(options, name) for name in shown},
-        "data": {},
-        "results": [],
     }
+    results = {**conditions, "data": {}, "results": []}
+    if options.update:
+        results = read_earlier(options.update)
     with contextlib.ExitStack() as stack:
         cache = options.cache or stack.enter_context(tempfile.TemporaryDirectory())
         bar = stack.enter_context(progress_bar(len(options.data) * len(options.models)))
         for data in options.data:
             description, rows = run_data_set(data, cache, options, bar)
-            results["data"][data] = description
-            results["results"] += rows
+            results["data"][data] = {**description, **conditions}
+            others = [row for row in results["results"] if row["data"] != data]
+            results["results"] = others + rows
             bar.write(format_data_set(data, description, rows))
             write_json(results, options.json)  # after each set: long runs get interrupted
     if options.figure:
         draw_figure(results, options.figure)
+    return results
+
+
+def read_earlier(path):
+    """Read the results of an earlier run, each data set with the conditions it was run under."""
+    results = json.loads(Path(path).read_text(encoding="utf-8"))
+    conditions = {name: results[name] for name in ("machine", "settings")}
+    results["data"] = {name: {**conditions, **facts} for name, facts in results["data"].items()}
     return results
 
 

@@ -269,9 +269,9 @@ def winners_table(results):
     return cells
 
 
-def machine_lines(results):
+def machine_lines(conditions):
     """Return machine, versions and settings as a Markdown list."""
-    machine, settings = results["machine"], results["settings"]
+    machine, settings = conditions["machine"], conditions["settings"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return [
         f"- Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}",
@@ -281,6 +281,12 @@ def machine_lines(results):
         f"- Medians over {settings['repeats']} repeats, fewer where they would have taken more "
         f"than {settings['budget']:g} s; date {machine['date']}",
     ]
+
+
+def differs(facts, results):
+    """Tell whether a data set was run under other conditions than the page names first."""
+    own = machine_lines({**results, **facts})
+    return "missing" not in facts and own != machine_lines(results)
 
 
 def summaries(results):
@@ -325,6 +331,10 @@ def build_page(results, picture=None):
         "same TF-IDF matrix; fastText read the texts. Nothing is left out: what ran is here.",
         "\n".join(machine_lines(results)),
     ]
+    alone = [name for name, facts in results["data"].items() if differs(facts, results)]
+    if alone:
+        names = ", ".join(alone)
+        parts.append(f"Run by themselves, as their sections say: {names}.")
     if picture:
         parts.append(f"![Score against time and size, relative to ours]({picture})")
         parts.append(
@@ -348,7 +358,10 @@ def data_set_section(results, data):
     rows = [row for row in results["results"] if row["data"] == data]
     ran = [row for row in rows if "failed" not in row]
     notes = "\n".join(f"- {note}" for note in note_lines(rows))
-    return [f"### {data}", describe_data_set(facts), as_markdown(format_cells(ran)), notes]
+    parts = [f"### {data}", describe_data_set(facts), as_markdown(format_cells(ran)), notes]
+    if differs(facts, results):
+        parts.insert(2, "\n".join(["Run by itself:", "", *machine_lines(facts)]))
+    return parts
 
 
 def main(results_file, page_file, picture_file=None):
