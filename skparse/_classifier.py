@@ -25,7 +25,7 @@ from . import _inputs as inputs
 from . import _prediction as prediction
 from . import _training as training
 from ._alpha_choice import ALPHAS
-from ._compression import prune, round_values, silence
+from ._compression import prune, prune_experts, round_values
 from ._engines import choose_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._initialization import Exposure, ScoreMap, choose_score_map, experts_of_classes
@@ -350,7 +350,7 @@ class SparseExpertClassifier(
             self.t_ = result.exposure.total + (0.0 if start is None else self.t_)
             self.expert_load_ = self._count_load(samples.X, engine)
             if not self.warm_start:  # what has no weights could not learn in another fit
-                self._silence_idle_experts()
+                self._prune_unused_experts()
             if held_out is not None:
                 self.validation_scores_ = result.validation_scores
                 self.best_validation_score_ = max(result.validation_scores)
@@ -800,9 +800,9 @@ class SparseExpertClassifier(
         for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
 
-    def _silence_idle_experts(self):
+    def _prune_unused_experts(self):
         """Store nothing of the experts that no training sample keeps."""
-        parameters = silence(self._parameters(), self.expert_load_ == 0)
+        parameters = prune_experts(self._parameters(), self.expert_load_ == 0)
         self.router_coef_ = parameters.router
         self.router_intercept_ = parameters.router_intercept
 

@@ -34,7 +34,7 @@ def prune(parameters, feature_scale, weight_density):
     return parameters._replace(router=_keep_entries(router, kept))
 
 
-def silence(parameters, experts):
+def prune_experts(parameters, experts):
     """Take the router weights and b1 from some experts: nothing keeps them any more.
 
     Parameters
