@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from engine_problems import PROBLEMS, draw_problem, run_logits
 from numpy.testing import assert_allclose, assert_array_equal
-from reference import PROBLEMS, draw_problem, run_logits
 
-from skparse import SparseExpertClassifier, _kernels, _prediction
-from skparse._torch_engine import TorchEngine
+from skparse import SparseExpertClassifier, _predictor
+from skparse._engines import numba_engine
+from skparse._engines.torch_engine import TorchEngine
 from skparse.datasets import make_topic_documents
 
-ENGINES = {"numba": _kernels, "torch": TorchEngine("cpu")}
+ENGINES = {"numba": numba_engine, "torch": TorchEngine("cpu")}
 TOLERANCE = {
     np.float64: {"rtol": 1e-12, "atol": 1e-12},
     np.float32: {"rtol": 1e-5, "atol": 5e-6},
@@ -20,13 +21,9 @@ TOLERANCE = {
 def run_path(engine, problem, top_ks, first=0, last=None):
     """Logits that an engine computes for rows ``first`` to ``last`` at every level."""
     last = problem.n_samples if last is None else last
-    parameters = problem.parameters
-    shape = len(top_ks), last - first, len(parameters.intercept)
-    out = np.full(shape, np.nan, parameters.dtype)
-    engine.logits_path(
-        problem.X, first, last, problem.router, problem.expert, parameters.intercepts,
-        np.array(top_ks, np.int64), out,
-    )  # fmt: skip
+    shape = len(top_ks), last - first, problem.n_classes
+    out = np.full(shape, np.nan, problem.dtype)
+    engine.logits_path(problem.X, first, last, problem.model, np.array(top_ks, np.int64), out)
     return out
 
 
@@ -38,7 +35,7 @@ def test_the_path_of_an_engine_equals_its_separate_logits(name, engine, dtype):
     top_ks = sorted({1, 2, min(3, problem.n_experts), problem.n_experts})
     path = run_path(engine, problem, top_ks)
     for top_k, logits in zip(top_ks, path, strict=True):
-        assert_allclose(logits, run_logits(_kernels, problem, top_k), **TOLERANCE[dtype])
+        assert_allclose(logits, run_logits(numba_engine, problem, top_k), **TOLERANCE[dtype])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -46,7 +43,7 @@ def test_the_path_of_an_engine_equals_its_separate_logits(name, engine, dtype):
 def test_the_path_on_a_gpu_equals_that_of_the_kernel(name):
     problem = draw_problem(**PROBLEMS[name])
     top_ks = [1, 2, problem.n_experts]
-    on_gpu, on_cpu = (run_path(e, problem, top_ks) for e in (TorchEngine("cuda"), _kernels))
+    on_gpu, on_cpu = (run_path(e, problem, top_ks) for e in (TorchEngine("cuda"), numba_engine))
     assert_allclose(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
 
 
@@ -60,10 +57,10 @@ def test_the_path_of_some_rows_is_that_part_of_the_path_of_all(engine):
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 def test_the_path_does_not_overflow_with_huge_scores(engine):
     problem = draw_problem(n_experts=3, fill=0.0)
-    problem.parameters.router_intercept[:] = [1.0, 2000.0, 1999.0]
+    problem.model.router_intercept[:] = [1.0, 2000.0, 1999.0]
     path = run_path(engine, problem, [1, 2, 3])
     for top_k, logits in zip([1, 2, 3], path, strict=True):
-        assert_allclose(logits, run_logits(_kernels, problem, top_k), rtol=1e-12)
+        assert_allclose(logits, run_logits(numba_engine, problem, top_k), rtol=1e-12)
 
 
 def documents(dtype=np.float64):
@@ -101,7 +98,7 @@ def test_levels_may_come_in_any_order_twice_and_above_the_number_of_experts():
 
 
 def test_the_path_does_not_depend_on_the_threads_or_the_level_that_is_set(monkeypatch):
-    monkeypatch.setattr(_prediction, "WORTH_THREADS", 0)
+    monkeypatch.setattr(_predictor, "MIN_WORK_FOR_THREADS", 0)
     X, y = documents()
     model = SparseExpertClassifier(random_state=0).fit(X, y)
     several = model.predict_proba_path(X, [1, 4])

@@ -6,53 +6,51 @@ import numpy as np
 import pytest
 import reference
 import torch
-from numpy.testing import assert_allclose, assert_array_equal
-from reference import (
+from engine_problems import (
+    DTYPES,
     PROBLEMS,
+    TOLERANCE,
+    csr_of,
     draw_nested_arguments,
     draw_problem,
     run_nested_epoch,
 )
+from numpy.testing import assert_allclose, assert_array_equal
+from reference import numbers_of
 from scipy import sparse
 from torch.nn import functional
 
-from skparse import _kernels
-from skparse._parameters import ModelParameters
+from skparse._engines import numba_engine
+from skparse._engines.arguments import Csr, ModelArrays, NestedOptions
 from skparse.nn import SparseExpertNetwork
 
-# Said once by torch itself, whenever a CSR tensor is made.
+# A warning of torch itself at the first CSR tensor.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
-
-DTYPES = [np.float64, np.float32]
-TOLERANCE = {
-    np.float64: {"rtol": 1e-11, "atol": 1e-12},
-    np.float32: {"rtol": 1e-5, "atol": 1e-6},
-}
 
 
 def csr_tensor(X, n_features):
     indptr, indices, data = (torch.tensor(part) for part in X)
     size = len(indptr) - 1, n_features
-    # Unchecked: a duplicated entry is against torch's rules, and means its sum here.
+    # Unchecked: torch does not allow duplicated entries. Here they are added up.
     return torch.sparse_csr_tensor(
         indptr.long(), indices.long(), data, size=size, check_invariants=False
     )
 
 
 def inputs_of(problem):
-    return csr_tensor(problem.X, problem.parameters.router.shape[0])
+    return csr_tensor(problem.X, problem.n_features)
 
 
 def network_of(problem):
-    return SparseExpertNetwork.from_parameters(problem.parameters)
+    return SparseExpertNetwork.from_model(problem.model)
 
 
 def targets_of(problem):
     """Indicator matrix of the labels, (n_samples, n_classes)."""
     indptr, classes = problem.labels
-    shape = problem.n_samples, len(problem.parameters.intercept)
+    shape = problem.n_samples, problem.n_classes
     dense = sparse.csr_array((np.ones(len(classes)), classes, indptr), shape=shape).toarray()
-    return torch.tensor(dense.astype(problem.parameters.dtype))
+    return torch.tensor(dense.astype(problem.dtype))
 
 
 def losses_of(problem, z):
@@ -72,17 +70,14 @@ def gradients_of(problem, top_k, row_weights):
 
 def with_dense_router(W1, b1, W, b2):
     """Network of a dense model given in the symbols of the documentation, in float64."""
-    return SparseExpertNetwork.from_parameters(
-        ModelParameters(
-            sparse.csr_array(np.asarray(W1, float).T), np.asarray(b1, float),
-            sparse.csr_array(np.asarray(W, float).T), np.asarray(b2, float),
-        )
-    )  # fmt: skip
+    router, outputs = (csr_of(sparse.csr_array(np.asarray(w, float).T)) for w in (W1, W))
+    model = ModelArrays(router, np.asarray(b1, float), outputs, np.asarray(b2, float))
+    return SparseExpertNetwork.from_model(model)
 
 
 def dense_csr_tensor(X):
     X = sparse.csr_array(np.asarray(X, float))
-    return csr_tensor((X.indptr, X.indices, X.data), X.shape[1])
+    return csr_tensor(csr_of(X), X.shape[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -91,9 +86,7 @@ def test_forward_equals_the_reference_at_every_k(name, dtype):
     problem = draw_problem(**PROBLEMS[name], dtype=dtype)
     rows = range(problem.n_samples)
     for top_k in (1, 2, problem.n_experts, problem.n_experts + 5):
-        expected = reference.logits(
-            problem.X, rows, problem.router, problem.expert, problem.parameters.intercepts, top_k
-        )
+        expected = reference.logits(problem.X, rows, problem.model, top_k)
         z = network_of(problem)(inputs_of(problem), top_k).detach().numpy()
         assert z.dtype == dtype
         assert_allclose(z, expected, **TOLERANCE[dtype])
@@ -107,8 +100,8 @@ def test_every_gradient_equals_the_reference(name, multilabel, dtype):
     row_weights = np.random.RandomState(1).uniform(0.1, 1, problem.n_samples).astype(dtype)
     for top_k in (1, 2, problem.n_experts):
         expected, losses = reference.gradients(
-            problem.X, range(problem.n_samples), problem.labels, row_weights, problem.router,
-            problem.expert, problem.parameters.intercepts, top_k, multilabel,
+            problem.X, range(problem.n_samples), problem.labels, row_weights, problem.model, top_k,
+            multilabel,
         )  # fmt: skip
         for mine, theirs in zip(gradients_of(problem, top_k, row_weights), expected, strict=True):
             assert_allclose(mine, theirs, **TOLERANCE[dtype])
@@ -120,14 +113,15 @@ def test_every_gradient_equals_the_reference(name, multilabel, dtype):
 @pytest.mark.parametrize("top_k", [1, 2, 6])
 def test_the_nested_kernel_moves_along_the_gradients_of_the_network(top_k, multilabel):
     problem = draw_problem(multilabel=multilabel)
-    arguments = list(draw_nested_arguments(problem, [top_k], 10**3, scale=1.0))
-    arguments[1] = np.arange(problem.n_samples)  # every row once, in one batch
-    arguments[9] = (1.0, 1.0, 0.0, 1.0)  # plain gradient steps for all parameters
-    after, _ = run_nested_epoch(_kernels, arguments)
-    steps = arguments[3]
-    for end, start, gradient in zip(
-        after, problem.parameters.arrays(), gradients_of(problem, top_k, steps), strict=True
-    ):
+    arguments = draw_nested_arguments(problem, [top_k], 10**3)
+    arguments = arguments._replace(
+        rows=arguments.rows._replace(order=np.arange(problem.n_samples)),  # once, in one batch
+        # Plain gradient steps for all parameters.
+        options=NestedOptions(10**3, bias_square=1.0, output_rate=1.0, shrinkage=0.0),
+    )
+    after, _ = run_nested_epoch(numba_engine, arguments)
+    gradients = gradients_of(problem, top_k, arguments.rows.step_lengths)
+    for end, start, gradient in zip(after, numbers_of(problem.model), gradients, strict=True):
         assert_allclose(end, start - gradient, rtol=1e-11, atol=1e-12)
 
 
@@ -150,10 +144,10 @@ def test_gradients_equal_finite_differences(top_k, multilabel):
 def test_one_kept_expert_gives_exactly_zero_router_gradient(multilabel):
     problem = draw_problem(multilabel=multilabel)
     row_weights = np.ones(problem.n_samples)
-    router, router_intercept, expert, intercept = gradients_of(problem, 1, row_weights)
+    router, router_intercept, outputs, intercept = gradients_of(problem, 1, row_weights)
     assert_array_equal(router, 0)
     assert_array_equal(router_intercept, 0)
-    assert np.abs(expert).max() > 0.1
+    assert np.abs(outputs).max() > 0.1
     assert np.abs(intercept).max() > 0.1
 
 
@@ -183,7 +177,7 @@ def test_one_expert_per_class_contains_every_linear_classifier(top_k):
 def test_a_row_with_nothing_kept_gets_the_softmax_of_b2():
     problem = draw_problem(shift=-1000.0)
     z = network_of(problem)(inputs_of(problem), 3)
-    b2 = torch.tensor(problem.parameters.intercept)
+    b2 = torch.tensor(problem.model.intercept)
     assert_array_equal(z.detach().numpy(), b2.expand_as(z).numpy())
     losses_of(problem, z).sum().backward()
 
@@ -194,7 +188,7 @@ def test_the_rows_of_a_mixed_batch_do_not_see_each_other():
     indptr, indices, data = problem.X
     for i in range(problem.n_samples):
         inside = slice(indptr[i], indptr[i + 1])
-        row = np.array([0, indptr[i + 1] - indptr[i]]), indices[inside], data[inside]
+        row = Csr(np.array([0, indptr[i + 1] - indptr[i]]), indices[inside], data[inside])
         alone = network_of(problem)(csr_tensor(row, 15), 3).detach().numpy()
         assert_allclose(alone[0], together[i], rtol=1e-14, atol=1e-15)
 
@@ -203,7 +197,7 @@ def test_the_rows_of_a_mixed_batch_do_not_see_each_other():
 @pytest.mark.parametrize("multilabel", [False, True])
 def test_extreme_scores_stay_finite(multilabel, dtype):
     problem = draw_problem(multilabel=multilabel, dtype=dtype)
-    for values in (problem.router[2], problem.parameters.router_intercept):
+    for values in (problem.model.router.data, problem.model.router_intercept):
         values *= dtype(1e4)
     row_weights = np.ones(problem.n_samples, dtype)
     for top_k in (1, 2, 6):
@@ -215,8 +209,8 @@ def test_extreme_scores_stay_finite(multilabel, dtype):
 def test_the_state_dict_carries_a_model_to_another_module():
     problem = draw_problem()
     network, X = network_of(problem), inputs_of(problem)
-    router, expert = problem.router, problem.expert
-    other = SparseExpertNetwork(*router[:2], 6, *expert[:2], 5, dtype=torch.float64)
+    router, outputs = problem.model.router, problem.model.outputs
+    other = SparseExpertNetwork(*router[:2], 6, *outputs[:2], 5, dtype=torch.float64)
     assert not other(X, 3).any()  # all parameters start at zero
     other.load_state_dict(network.state_dict())
     assert torch.equal(other(X, 3), network(X, 3))
@@ -234,16 +228,18 @@ def test_to_changes_the_numbers_and_leaves_the_pattern():
     assert_allclose(z.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_from_parameters_copies_and_arrays_gives_the_numbers_back():
-    parameters = draw_problem().parameters
-    network = SparseExpertNetwork.from_parameters(parameters)
-    for mine, theirs in zip(network.arrays(), parameters.arrays(), strict=True):
+@pytest.mark.parametrize("name", ["model", "scipy_model"])
+def test_from_model_copies_arrays_and_scipy_matrices_and_arrays_gives_them_back(name):
+    model = getattr(draw_problem(), name)
+    network = SparseExpertNetwork.from_model(model)
+    numbers = numbers_of(model)
+    before = [array.copy() for array in numbers]
+    for mine, theirs in zip(network.arrays(), before, strict=True):
         assert_array_equal(mine, theirs)
-    before = parameters.copy()
     with torch.no_grad():
         for value in network.parameters():
             value += 1
-    for mine, theirs in zip(parameters.arrays(), before.arrays(), strict=True):
+    for mine, theirs in zip(numbers, before, strict=True):
         assert_array_equal(mine, theirs)
 
 
@@ -265,5 +261,5 @@ def test_nothing_draws_from_the_global_generator():
     state = torch.get_rng_state()
     problem = draw_problem()
     gradients_of(problem, 3, np.ones(problem.n_samples))
-    SparseExpertNetwork(*problem.router[:2], 6, *problem.expert[:2], 5)
+    SparseExpertNetwork(*problem.model.router[:2], 6, *problem.model.outputs[:2], 5)
     assert torch.equal(torch.get_rng_state(), state)

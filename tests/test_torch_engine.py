@@ -5,22 +5,26 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose, assert_array_equal
-from reference import (
+from engine_problems import (
+    DTYPES,
     PROBLEMS,
+    assert_same_routes,
     draw_embedding_arguments,
     draw_linear_arguments,
     draw_nested_arguments,
     draw_problem,
-    run_codes,
     run_embedding_epoch,
     run_linear_epoch,
     run_logits,
     run_nested_epoch,
+    run_route,
 )
+from numpy.testing import assert_allclose, assert_array_equal
 
-from skparse import SparseExpertClassifier, _embedding_kernels, _kernels, _shared_view
-from skparse._torch_engine import TorchEngine
+from skparse import SparseExpertClassifier
+from skparse._engines import numba_engine
+from skparse._engines.torch_engine import TorchEngine
+from skparse._training import scores
 from skparse.datasets import make_topic_documents
 
 DEVICES = [
@@ -32,7 +36,6 @@ DEVICES = [
         ),
     ),
 ]
-DTYPES = [np.float64, np.float32]
 
 
 def tolerance_of(dtype, device):
@@ -43,7 +46,8 @@ def tolerance_of(dtype, device):
     return {"rtol": 1e-6, "atol": 1e-6}
 
 
-def assert_same_arrays(actual, expected, **tolerance):
+def assert_same_numbers(actual, expected, **tolerance):
+    """Fail unless the arrays are close and have the same dtype."""
     for mine, theirs in zip(actual, expected, strict=True):
         assert mine.dtype == theirs.dtype
         assert_allclose(mine, theirs, **tolerance)
@@ -52,20 +56,18 @@ def assert_same_arrays(actual, expected, **tolerance):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_logits_and_codes_equal_the_kernels(name, dtype, device):
+def test_logits_and_routes_equal_the_kernels(name, dtype, device):
     problem = draw_problem(**PROBLEMS[name], dtype=dtype)
     tolerance = tolerance_of(dtype, device)
     for top_k in (1, 2, problem.n_experts):
         for write in ("logits", "probabilities"):
             mine, theirs = (
                 run_logits(engine, problem, top_k, write=write)
-                for engine in (TorchEngine(device), _kernels)
+                for engine in (TorchEngine(device), numba_engine)
             )
-            assert_same_arrays([mine], [theirs], **tolerance)
-        mine, theirs = (run_codes(e, problem, top_k) for e in (TorchEngine(device), _kernels))
-        assert [list(row) for row in mine] == [list(row) for row in theirs]
-        weights = [[value for row in rows for value in row.values()] for rows in (mine, theirs)]
-        assert_allclose(*weights, **tolerance)
+            assert_same_numbers([mine], [theirs], **tolerance)
+        mine, theirs = (run_route(e, problem, top_k) for e in (TorchEngine(device), numba_engine))
+        assert_same_routes(mine, theirs, **tolerance)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -80,10 +82,10 @@ def test_nested_epoch_equals_the_kernel(name, multilabel, dtype, device):
                 engine,
                 draw_nested_arguments(problem, [1, 2, problem.n_experts + 5], batch_size),
             )
-            for engine in (TorchEngine(device), _kernels)
+            for engine in (TorchEngine(device), numba_engine)
         )
         tolerance = tolerance_of(dtype, device)
-        assert_same_arrays(of_torch[0], of_kernels[0], **tolerance)
+        assert_same_numbers(of_torch[0], of_kernels[0], **tolerance)
         assert_allclose(of_torch[1], of_kernels[1], rtol=tolerance["rtol"])
 
 
@@ -94,9 +96,9 @@ def test_nested_epoch_with_ties_equals_the_kernel(top_k, device):
     problem = draw_problem(**PROBLEMS["ties"])
     of_torch, of_kernels = (
         run_nested_epoch(engine, draw_nested_arguments(problem, [top_k], 2 * problem.n_samples))
-        for engine in (TorchEngine(device), _kernels)
+        for engine in (TorchEngine(device), numba_engine)
     )
-    assert_same_arrays(of_torch[0], of_kernels[0], **tolerance_of(np.float64, device))
+    assert_same_numbers(of_torch[0], of_kernels[0], **tolerance_of(np.float64, device))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -107,9 +109,9 @@ def test_linear_epoch_equals_the_kernel(name, full_batch, dtype, device):
     problem = draw_problem(**PROBLEMS[name], dtype=dtype)
     for batch_size in [problem.n_samples] if full_batch else [1, 5, problem.n_samples]:
         arguments = draw_linear_arguments(problem, batch_size, full_batch=full_batch)
-        assert_same_arrays(
+        assert_same_numbers(
             run_linear_epoch(TorchEngine(device), arguments),
-            run_linear_epoch(_kernels, arguments),
+            run_linear_epoch(numba_engine, arguments),
             **tolerance_of(dtype, device),
         )
 
@@ -125,64 +127,71 @@ def test_embedding_epoch_equals_the_kernel(name, n_drawn, dtype, device):
         tolerance["rtol"] = max(tolerance["rtol"], 1e-5)
     for batch_size in (1, 5, problem.n_samples + 1):
         arguments = draw_embedding_arguments(problem, n_drawn, batch_size)
-        assert_same_arrays(
-            run_embedding_epoch(TorchEngine(device), arguments),
-            run_embedding_epoch(_embedding_kernels, arguments),
-            **tolerance,
+        of_torch, of_kernels = (
+            run_embedding_epoch(engine, arguments)
+            for engine in (TorchEngine(device), numba_engine)
         )
+        for mine, theirs in zip(of_torch, of_kernels, strict=True):
+            assert_same_numbers(mine, theirs, **tolerance)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_expert_whose_weight_is_rounded_to_zero_is_still_kept(dtype, device):
     problem = draw_problem(n_experts=3, fill=0.0, dtype=dtype)
-    problem.parameters.router_intercept[:] = [1.0, 2000.0, 3.0]
+    problem.model.router_intercept[:] = [1.0, 2000.0, 3.0]
     expected = [{1: 1.0, 2: 0.0, 0: 0.0}] * problem.n_samples
-    assert run_codes(_kernels, problem, 3) == expected
-    assert run_codes(TorchEngine(device), problem, 3) == expected
+    assert run_route(numba_engine, problem, 3) == expected
+    assert run_route(TorchEngine(device), problem, 3) == expected
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_codes_of_some_rows_with_a_sharper_gate_equal_the_kernel(device):
+def test_routes_of_some_rows_with_a_sharper_gate_equal_the_kernel(device):
     problem = draw_problem()
     mine, theirs = (
-        run_codes(engine, problem, 3, [8, 0, 5, 8], sharpness=3.0)
-        for engine in (TorchEngine(device), _kernels)
+        run_route(engine, problem, 3, [8, 0, 5, 8], sharpness=3.0)
+        for engine in (TorchEngine(device), numba_engine)
     )
-    assert [list(row) for row in mine] == [list(row) for row in theirs]
-    weights = [[value for row in rows for value in row.values()] for rows in (mine, theirs)]
-    assert_allclose(*weights, **tolerance_of(np.float64, device))
+    assert_same_routes(mine, theirs, **tolerance_of(np.float64, device))
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_routes_may_have_more_columns_than_experts_are_kept(top_k):
+    problem, engine = draw_problem(), TorchEngine("cpu")
+    assert run_route(engine, problem, top_k, width=7) == run_route(engine, problem, top_k)
 
 
 def test_indices_of_64_bits_give_the_numbers_of_32_bits():
     narrow, wide = (draw_problem(index_dtype=dtype) for dtype in (np.int32, np.int64))
     engine = TorchEngine("cpu")
     assert_array_equal(run_logits(engine, wide, 3), run_logits(engine, narrow, 3))
-    assert run_codes(engine, wide, 3) == run_codes(engine, narrow, 3)
+    assert run_route(engine, wide, 3) == run_route(engine, narrow, 3)
     of_wide, of_narrow = (
         run_nested_epoch(engine, draw_nested_arguments(problem, [1, 2, 4], 5))
         for problem in (wide, narrow)
     )
-    assert_same_arrays(of_wide[0], of_narrow[0], rtol=0, atol=0)
+    assert_same_numbers(of_wide[0], of_narrow[0], rtol=0, atol=0)
     of_wide, of_narrow = (
         run_linear_epoch(engine, draw_linear_arguments(problem, 5)) for problem in (wide, narrow)
     )
-    assert_same_arrays(of_wide, of_narrow, rtol=0, atol=0)
+    assert_same_numbers(of_wide, of_narrow, rtol=0, atol=0)
     of_wide, of_narrow = (
         run_embedding_epoch(engine, draw_embedding_arguments(problem, 2, 5))
         for problem in (wide, narrow)
     )
-    assert_same_arrays(of_wide, of_narrow, rtol=0, atol=0)
+    for mine, theirs in zip(of_wide, of_narrow, strict=True):
+        assert_same_numbers(mine, theirs, rtol=0, atol=0)
 
 
 def test_prediction_reads_read_only_arrays_and_changes_none():
     problem = draw_problem()
-    arrays = (*problem.X, *problem.router, *problem.expert, *problem.parameters.intercepts)
+    router, router_intercept, outputs, intercept = problem.model
+    arrays = (*problem.X, *router, *outputs, router_intercept, intercept)
     before = [array.copy() for array in arrays]
     for array in arrays:
         array.flags.writeable = False
     run_logits(TorchEngine("cpu"), problem, 3)
-    run_codes(TorchEngine("cpu"), problem, 3)
+    run_route(TorchEngine("cpu"), problem, 3)
     for array, copy in zip(arrays, before, strict=True):
         assert_array_equal(array, copy)
 
@@ -229,7 +238,7 @@ def test_a_fit_on_short_texts_with_torch_equals_a_fit_with_the_kernels(parameter
         400, 300, 20, n_classes=20, document_length=5, dtype=np.float64, random_state=0,
         return_X_y=True,
     )  # fmt: skip
-    with patch.object(_shared_view, "add_view", wraps=_shared_view.add_view) as add:
+    with patch.object(scores, "add_products", wraps=scores.add_products) as add:
         of_torch, of_kernels = fit_both(X, y, device, **parameters)
     assert add.called
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if device == "cuda" else {"rtol": 1e-8, "atol": 1e-9}

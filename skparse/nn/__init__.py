@@ -1,4 +1,4 @@
-"""The sparse expert layer for people who build PyTorch models."""
+"""The sparse expert model for users of PyTorch."""
 
 from ._network import SparseExpertNetwork
 

@@ -1,4 +1,4 @@
-"""The PyTorch core: the sparse expert model on sparse batches, on any device."""
+"""The sparse expert model as a PyTorch module, on sparse batches and on any device."""
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from ._gating import keep_top
 class SparseExpertNetwork(nn.Module):
     """Sparse expert model as a differentiable module.
 
-    ``h = ReLU(W1 x + b1)``; the top K positive entries of h are kept and weighted by a
-    softmax over them; the output is the logits ``W h_sparse + b2``. It is the reference for
-    every faster path.
+    ``h = ReLU(W1 x + b1)``. The top K positive entries of h are kept and weighted by a softmax
+    over them. The output is the logits ``W h_sparse + b2``. The compiled kernels are tested
+    against it.
 
     Parameters
     ----------
@@ -21,9 +21,9 @@ class SparseExpertNetwork(nn.Module):
         Pattern of the router weights in CSR form: the experts that each feature is
         connected to.
     n_experts : int
-    expert_indptr : array-like of int (n_experts + 1,)
-    expert_indices : array-like of int (n_outputs,)
-        Pattern of the expert outputs: the classes that each expert is connected to.
+    output_indptr : array-like of int (n_experts + 1,)
+    output_indices : array-like of int (n_outputs,)
+        Pattern of the outputs in CSR form: the classes that each expert is connected to.
     n_classes : int
     dtype : torch.dtype, default=torch.float32
     device : torch.device or str, default=None
@@ -32,9 +32,9 @@ class SparseExpertNetwork(nn.Module):
     ----------
     router_values : nn.Parameter (n_connections,)
     router_intercept : nn.Parameter (n_experts,)
-    expert_values : nn.Parameter (n_outputs,)
+    output_values : nn.Parameter (n_outputs,)
     intercept : nn.Parameter (n_classes,)
-        All parameters start at zero; see `from_parameters`.
+        All parameters start at zero. `from_model` builds the module of a model.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class SparseExpertNetwork(nn.Module):
         router_indptr,
         router_indices,
         n_experts,
-        expert_indptr,
-        expert_indices,
+        output_indptr,
+        output_indices,
         n_classes,
         *,
         dtype=torch.float32,
@@ -55,14 +55,14 @@ class SparseExpertNetwork(nn.Module):
         for name, pattern in {
             "router_indptr": router_indptr,
             "router_indices": router_indices,
-            "expert_indptr": expert_indptr,
-            "expert_indices": expert_indices,
+            "output_indptr": output_indptr,
+            "output_indices": output_indices,
         }.items():
             self.register_buffer(name, _as_index(pattern, device))
         sizes = {
             "router_values": len(self.router_indices),
             "router_intercept": n_experts,
-            "expert_values": len(self.expert_indices),
+            "output_values": len(self.output_indices),
             "intercept": n_classes,
         }
         for name, size in sizes.items():
@@ -70,26 +70,48 @@ class SparseExpertNetwork(nn.Module):
             setattr(self, name, nn.Parameter(zeros))
 
     @classmethod
-    def from_parameters(cls, parameters, device=None):
-        """Build the module from `ModelParameters`, whose numbers are copied."""
-        router, expert = parameters.router, parameters.expert
+    def from_model(cls, model, device=None):
+        """Build the module of a model in arrays, whose numbers are copied.
+
+        Parameters
+        ----------
+        model : object with the attributes of the model
+            ``router`` and ``outputs`` have ``indptr``, ``indices`` and ``data`` of a CSR matrix,
+            (n_features, n_experts) and (n_experts, n_classes). ``router_intercept`` (n_experts,)
+            and ``intercept`` (n_classes,) are arrays.
+        device : torch.device or str, default=None
+
+        Returns
+        -------
+        SparseExpertNetwork
+            In the dtype of ``router_intercept``.
+        """
+        router, outputs = model.router, model.outputs
+        router_intercept, intercept = model.router_intercept, model.intercept
         network = cls(
             router.indptr,
             router.indices,
-            router.shape[1],
-            expert.indptr,
-            expert.indices,
-            expert.shape[1],
-            dtype=getattr(torch, parameters.dtype.name),
+            len(router_intercept),
+            outputs.indptr,
+            outputs.indices,
+            len(intercept),
+            dtype=getattr(torch, router_intercept.dtype.name),
             device=device,
         )
+        values = router.data, router_intercept, outputs.data, intercept
         with torch.no_grad():
-            for mine, theirs in zip(network.parameters(), parameters.arrays(), strict=True):
+            for mine, theirs in zip(network.parameters(), values, strict=True):
                 mine.copy_(torch.tensor(theirs))
         return network
 
     def arrays(self):
-        """Values of the four parameters as numpy arrays on the CPU, in `ModelParameters` order."""
+        """Values of the parameters as numpy arrays on the CPU.
+
+        Returns
+        -------
+        tuple of ndarray
+            Router weights, router intercept, output weights, intercept.
+        """
         return tuple(value.detach().cpu().numpy() for value in self.parameters())
 
     def router_scores(self, indptr, indices, data):
@@ -105,7 +127,7 @@ class SparseExpertNetwork(nn.Module):
 
     def logits(self, h, top_k):
         """Logits from router scores ``h`` (n_samples, n_experts), (n_samples, n_classes)."""
-        return self._add_up(*keep_top(h, top_k)) + self.intercept
+        return self._weighted_outputs(*keep_top(h, top_k)) + self.intercept
 
     def logits_path(self, h, top_ks):
         """Logits at every K of an ascending list, (n_top_ks, n_samples, n_classes)."""
@@ -114,20 +136,20 @@ class SparseExpertNetwork(nn.Module):
         totals = weights.new_zeros(len(h), 1)
         path, before = [], 0
         for top_k in top_ks:
-            # The next experts join; weights that add up to one again are those of this K.
-            joining = slice(before, top_k)
-            outputs = outputs + self._add_up(experts[:, joining], weights[:, joining])
-            totals = totals + weights[:, joining].sum(dim=1, keepdim=True)
+            # Add the next experts. Divided by their sum, the weights are those of this K.
+            added = slice(before, top_k)
+            outputs = outputs + self._weighted_outputs(experts[:, added], weights[:, added])
+            totals = totals + weights[:, added].sum(dim=1, keepdim=True)
             path.append(outputs / torch.where(totals > 0, totals, 1.0) + self.intercept)
             before = top_k
         return torch.stack(path)
 
-    def _add_up(self, experts, weights):
+    def _weighted_outputs(self, experts, weights):
         """Weighted sums of the outputs of some experts of each sample, (n_samples, n_classes)."""
-        kept, outputs = expand_rows(self.expert_indptr, experts.flatten())
-        places = (kept // experts.shape[1]) * self.n_classes + self.expert_indices[outputs]
-        votes = weights.flatten()[kept] * self.expert_values[outputs]
-        summed = votes.new_zeros(len(weights) * self.n_classes).index_add(0, places, votes)
+        kept, outputs = expand_rows(self.output_indptr, experts.flatten())
+        places = (kept // experts.shape[1]) * self.n_classes + self.output_indices[outputs]
+        products = weights.flatten()[kept] * self.output_values[outputs]
+        summed = products.new_zeros(len(weights) * self.n_classes).index_add(0, places, products)
         return summed.view(len(weights), self.n_classes)
 
     def forward(self, X, top_k):

@@ -1,23 +1,26 @@
-"""Which code computes: fused numba kernels on the CPU, or PyTorch on any device."""
+"""The code that computes: compiled numba kernels on the CPU, or PyTorch on any device.
+
+Both engines have the same functions, which take the arguments of `skparse._engines.arguments`.
+"""
 
 
-def choose_engine(engine, device):
+def get_engine(engine, device):
     """Return the object whose functions train and predict.
 
     Parameters
     ----------
     engine : {"auto", "numba", "torch"}
-        "auto" takes the numba kernels on the CPU where numba can be imported.
+        "auto" is the numba engine on the CPU if numba can be imported, else the torch engine.
     device : str
-        A device of PyTorch. Anything but "cpu" needs the torch engine.
+        A device of PyTorch. Any other than "cpu" needs the torch engine.
 
     Raises
     ------
     ValueError
-        If the engine or the device does not exist, or the numba engine is asked for on another
-        device than the CPU.
+        If the engine or the device does not exist, or if the numba engine is requested on
+        another device than the CPU.
     ImportError
-        If numba is asked for and cannot be imported.
+        If the numba engine is requested and numba cannot be imported.
     """
     if engine not in ("auto", "numba", "torch"):
         raise ValueError(f"engine has to be 'auto', 'numba' or 'torch', got {engine!r}.")
@@ -26,14 +29,15 @@ def choose_engine(engine, device):
             f"engine='numba' computes on the CPU only, got device={device!r}; use engine='torch' "
             "or engine='auto' for other devices."
         )
+    # Imported here, so that `import skparse` loads neither numba nor PyTorch.
     if engine == "numba" or (engine == "auto" and device == "cpu"):
         try:
-            from . import _numba_engine
+            from . import numba_engine
         except ImportError:
             if engine == "numba":
                 raise
         else:
-            return _numba_engine
-    from ._torch_engine import TorchEngine
+            return numba_engine
+    from .torch_engine import TorchEngine
 
     return TorchEngine(device)

@@ -1,0 +1,150 @@
+"""Logits and probabilities of many rows."""
+
+import numpy as np
+from numba import njit
+
+from ..arguments import Routes
+from .options import HELPER, INLINED, kernel
+from .outputs import softmax_of_reached, write_prior, write_reached_logits
+from .routing import route
+
+_ROWS_AT_ONCE = 32  # whose routes are held
+
+
+@njit(**INLINED)
+def _allocate_routes(top_k, weights):
+    """Allocate `Routes` of a few rows, with gate weights of the dtype of ``weights``."""
+    shape = (_ROWS_AT_ONCE, top_k)
+    return Routes(
+        np.empty(shape, np.int64), np.empty(shape, weights.dtype),
+        np.empty(_ROWS_AT_ONCE, np.int64),
+    )  # fmt: skip
+
+
+@njit(**HELPER)
+def _next_rows(rows, first, last):
+    """Fill ``rows`` with the next ones from ``first`` on, before ``last``; returns them."""
+    size = min(rows.shape[0], last - first)
+    for r in range(size):
+        rows[r] = first + r
+    return rows[:size]
+
+
+@kernel
+def logits(X, first, last, model, top_k, out):
+    """Write the logits of rows ``first`` to ``last`` to ``out``.
+
+    Parameters
+    ----------
+    X : Csr (n_samples, n_features)
+    first, last : int
+    model : ModelArrays
+    top_k : int
+    out : ndarray (last - first, n_classes)
+    """
+    router, router_intercept, outputs, intercept = model
+    indptr, indices, values = outputs
+    scratch = np.empty(_ROWS_AT_ONCE, np.int64)
+    routes = _allocate_routes(top_k, intercept)
+    kept, weights, counts = routes
+    for start in range(first, last, _ROWS_AT_ONCE):
+        rows = _next_rows(scratch, start, last)
+        route(X, rows, router, router_intercept, 1.0, top_k, routes)
+        for r in range(rows.shape[0]):
+            row = out[rows[r] - first]
+            for c in range(row.shape[0]):
+                row[c] = intercept[c]
+            for q in range(counts[r]):
+                for p in range(indptr[kept[r, q]], indptr[kept[r, q] + 1]):
+                    row[indices[p]] += weights[r, q] * values[p]
+
+
+@kernel
+def probabilities(X, first, last, model, top_k, out):
+    """Write the softmax of the logits of rows ``first`` to ``last`` to ``out``.
+
+    Only the logits of classes that a kept expert is connected to are exponentiated. The others
+    share one factor, which multiplies what b2 alone gives.
+
+    Parameters
+    ----------
+    X : Csr (n_samples, n_features)
+    first, last : int
+    model : ModelArrays
+    top_k : int
+    out : ndarray (last - first, n_classes)
+    """
+    router, router_intercept, outputs, intercept = model
+    indptr, indices, values = outputs
+    n_classes = intercept.shape[0]
+    scratch = np.empty(_ROWS_AT_ONCE, np.int64)
+    routes = _allocate_routes(top_k, intercept)
+    kept, weights, counts = routes
+    of_class, prior_exp = (
+        np.empty(n_classes, intercept.dtype),
+        np.empty(n_classes, intercept.dtype),
+    )
+    reached, is_reached = np.empty(n_classes, np.int64), np.empty(n_classes, np.bool_)
+    for c in range(n_classes):
+        is_reached[c] = False
+    prior_total, prior_max, _ = write_prior(intercept, None, prior_exp)
+    for start in range(first, last, _ROWS_AT_ONCE):
+        rows = _next_rows(scratch, start, last)
+        route(X, rows, router, router_intercept, 1.0, top_k, routes)
+        for r in range(rows.shape[0]):
+            n_reached = write_reached_logits(
+                kept[r], weights[r], counts[r], indptr, indices, values, intercept, of_class,
+                reached, is_reached,
+            )  # fmt: skip
+            n_reached, factor = softmax_of_reached(
+                of_class, reached, n_reached, is_reached, intercept, prior_exp, prior_total,
+                prior_max,
+            )  # fmt: skip
+            row = out[rows[r] - first]
+            for c in range(n_classes):
+                row[c] = prior_exp[c] * factor
+            for q in range(n_reached):
+                row[reached[q]] = of_class[reached[q]]
+                is_reached[reached[q]] = False
+
+
+@kernel
+def logits_path(X, first, last, model, top_ks, out):
+    """Write the logits of rows ``first`` to ``last`` at every K in one pass over each row.
+
+    The experts are kept once, for the largest K. Those of a smaller K come first among them, so
+    the sums of their weighted outputs and of their weights up to each K give its logits.
+
+    Parameters
+    ----------
+    X : Csr (n_samples, n_features)
+    first, last : int
+    model : ModelArrays
+    top_ks : ndarray of int64 (n_top_ks,), ascending
+    out : ndarray (n_top_ks, last - first, n_classes)
+    """
+    router, router_intercept, outputs, intercept = model
+    indptr, indices, values = outputs
+    sums = np.empty(intercept.shape[0], intercept.dtype)
+    largest_k = top_ks[top_ks.shape[0] - 1]
+    scratch = np.empty(_ROWS_AT_ONCE, np.int64)
+    routes = _allocate_routes(largest_k, intercept)
+    kept, weights, counts = routes
+    for start in range(first, last, _ROWS_AT_ONCE):
+        rows = _next_rows(scratch, start, last)
+        route(X, rows, router, router_intercept, 1.0, largest_k, routes)
+        for r in range(rows.shape[0]):
+            for c in range(sums.shape[0]):
+                sums[c] = 0
+            total = intercept.dtype.type(0)
+            q = 0
+            for k in range(top_ks.shape[0]):
+                while q < min(counts[r], top_ks[k]):
+                    total += weights[r, q]
+                    for p in range(indptr[kept[r, q]], indptr[kept[r, q] + 1]):
+                        sums[indices[p]] += weights[r, q] * values[p]
+                    q += 1
+                share = intercept.dtype.type(1) / total if q > 0 else total
+                row = out[k, rows[r] - first]
+                for c in range(row.shape[0]):
+                    row[c] = intercept[c] + share * sums[c]

@@ -1,0 +1,17 @@
+"""The compiled CPU kernels as one engine; `skparse._engines.torch_engine` is the other."""
+
+from .kernels.embedding import embedding_epoch
+from .kernels.linear import linear_epoch
+from .kernels.nested import nested_epoch
+from .kernels.prediction import logits, logits_path, probabilities
+from .kernels.routing import route
+
+__all__ = [
+    "embedding_epoch",
+    "linear_epoch",
+    "logits",
+    "logits_path",
+    "nested_epoch",
+    "probabilities",
+    "route",
+]
