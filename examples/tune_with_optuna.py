@@ -5,7 +5,7 @@ Tune with successive halving and with Optuna
 `top_k` together with `n_experts` and `weight_density`: first with scikit-learn's
 :class:`~sklearn.model_selection.HalvingGridSearchCV`, which fits every candidate, then with
 `Optuna <https://optuna.org>`_, which the extra ``optuna`` installs. There every trial is a
-:class:`~skparse.model_selection.SparseExpertClassifierCV`: as one fit serves every K, `top_k` need
+:class:`~skparse.model_selection.TopKSearchCV`: as one fit serves every K, `top_k` need
 not be among the parameters that are searched.
 """
 
@@ -18,7 +18,7 @@ from sklearn.model_selection import HalvingGridSearchCV, train_test_split
 
 from skparse import SparseExpertClassifier
 from skparse.datasets import load_api_docs
-from skparse.model_selection import SparseExpertClassifierCV
+from skparse.model_selection import TopKSearchCV
 
 docs = load_api_docs()
 text_train, text_test, y_train, y_test = train_test_split(
@@ -57,14 +57,13 @@ except ImportError:
 
 
 def cross_validate(trial):
-    search = SparseExpertClassifierCV(
-        cv=3,
-        scoring="neg_log_loss",
-        refit=False,
+    classifier = SparseExpertClassifier(
         n_experts=trial.suggest_int("n_experts", 23, 230, log=True),
         weight_density=trial.suggest_float("weight_density", 0.005, 0.2, log=True),
         random_state=0,
-    ).fit(X_train, y_train)
+    )
+    search = TopKSearchCV(classifier, cv=3, scoring="neg_log_loss", refit=False)
+    search.fit(X_train, y_train)
     trial.set_user_attr("top_k", search.top_k_)
     return search.best_score_
 

@@ -1,21 +1,25 @@
 """Choosing the sparsity level K: one fit per fold scores every K."""
 
-from functools import wraps
+from inspect import signature
+from numbers import Integral
 from time import perf_counter
+from warnings import warn
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
+    MetaEstimatorMixin,
     TransformerMixin,
     _fit_context,
     clone,
 )
-from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
-from sklearn.utils import Bunch
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils import Bunch, get_tags, indexable
+from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -25,84 +29,93 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from . import _inputs as inputs
-from ._classifier import SparseExpertClassifier
+from . import _validation as validation
 from ._fit_task import CallbackSupportMixin, fit_task
-from ._level_choice import choose_level, compare_levels, pool_hits, run_fold, tabulate
+from ._pipeline import find_last_step, transform_for_last_step
+from ._top_k_choice import (
+    SearchData,
+    choose_level,
+    compare_levels,
+    pool_hits,
+    run_fold,
+    tabulate,
+)
 
-__all__ = ["SparseExpertClassifierCV"]
-
-
-def _of_best_estimator(name):
-    """Make a method that calls the one of `best_estimator_`, with its documentation."""
-
-    @wraps(getattr(SparseExpertClassifier, name))
-    def method(self, *args, **kwargs):
-        check_is_fitted(self)
-        return getattr(self.best_estimator_, name)(*args, **kwargs)
-
-    return available_if(_check_refit)(method)
+__all__ = ["TopKSearchCV"]
 
 
-def _check_refit(search):
-    if not search.refit:
-        raise AttributeError(
-            f"This {type(search).__name__} has refit={search.refit!r}: predictions need a model "
-            "that is fitted to all samples, after the choice of top_k."
-        )
-    return True
+def _best_estimator_has(name):
+    """Check that there is a refit and that the estimator has a method, for `available_if`."""
+
+    def check(search):
+        if not search.refit:
+            raise AttributeError(
+                f"This {type(search).__name__} has refit={search.refit!r}: {name} needs a model "
+                "that is fitted to all samples, after the choice of top_k."
+            )
+        estimator = getattr(search, "best_estimator_", search.estimator)
+        getattr(estimator, name)  # raises AttributeError
+        return True
+
+    return check
 
 
-class SparseExpertClassifierCV(
+class TopKSearchCV(
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClassifierMixin,
+    MetaEstimatorMixin,
     BaseEstimator,
 ):
-    """Sparse expert classifier that chooses its sparsity level K by cross-validation.
+    """Choose the sparsity level K of a classifier by cross-validation.
 
     One fit of :class:`~skparse.SparseExpertClassifier` trains all sparsity levels up to its
-    `top_k`. So one fit per fold, with ``top_k = max(top_ks)``, scores every level, and a search
-    over any number of them costs `cv` fits and one more to all samples.
+    `top_k`. One fit per fold, with ``top_k = max(top_ks)``, therefore scores every level. A
+    search over any number of levels costs one fit per fold and one more to all samples.
 
     Read more in the guide to choosing K.
 
     Parameters
     ----------
+    estimator : SparseExpertClassifier or Pipeline
+        The classifier, or a :class:`~sklearn.pipeline.Pipeline` that ends in one. The
+        transformers of a pipeline are fitted in each fold. The search fits clones; its own
+        `top_k` is not used.
+
     top_ks : array-like of int, default=(1, 2, 4, 8, 16, 32)
         Sparsity levels to try.
 
-    cv : int, cross-validation generator or iterable, default=5
+    cv : int, cross-validation generator, iterable or None, default=None
         How the samples are split, as in :class:`~sklearn.model_selection.GridSearchCV`.
+        ``None`` means 5 stratified folds.
 
     scoring : str, callable or None, default=None
         A scorer as in :class:`~sklearn.model_selection.GridSearchCV`. ``None`` is the accuracy
-        (for multilabel targets, of the whole set of labels).
-
-    refit : bool, default=True
-        Whether to fit a classifier to all samples after the choice. Without it there is nothing
-        to predict with.
+        (for multilabel targets, of the whole set of labels). A callable that is not a scorer
+        of scikit-learn gets the whole pipeline and the original samples, so the transformers
+        run again for each level.
 
     selection : {"one_standard_error", "best"}, default="one_standard_error"
         "one_standard_error" takes the smallest level whose mean loss against the best level is
         at most one standard error of that loss. The loss is paired: for the accuracy it is the
-        difference on each held-out sample, for any other scorer that on each fold. "best" takes
-        the level of the best mean score.
+        difference on each held-out sample, for any other scorer the difference on each fold.
+        "best" takes the level of the best mean score.
+
+    refit : bool, default=True
+        Whether to fit a clone to all samples after the choice. Without it the search cannot
+        predict.
 
     n_jobs : int, default=None
-        Number of folds to run at the same time, each with one thread; the last fit and
-        predictions use as many threads. ``None`` means 1 unless in a
-        :func:`joblib.parallel_config` context; ``-1`` means all processors.
+        Number of folds to run at the same time, in threads. If it is more than one, the
+        classifiers of the folds use one thread each; the last fit and predictions use the
+        `n_jobs` of the estimator. ``None`` means 1 unless in a :func:`joblib.parallel_config`
+        context; ``-1`` means all processors.
 
     verbose : int, default=0
-        Whether to print a line for every fold; from 2 on also every epoch.
-
-    n_experts, weight_density, alpha, max_iter, batch_size, learning_rate_init, tol, \
-n_iter_no_change, early_stopping, validation_fraction, class_weight, random_state, engine, device
-        As in :class:`~skparse.SparseExpertClassifier`.
+        Whether to print a line for every fold.
 
     Attributes
     ----------
@@ -119,20 +132,23 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
         Mean score of the chosen level.
 
     best_index_ : int
-        Its place in `top_ks_` and `cv_results_`.
+        Its index in `top_ks_` and `cv_results_`.
 
     best_params_ : dict
-        ``{"top_k": top_k_}``.
+        `top_k_` under the name by which the estimator sets it: ``{"top_k": 4}``, or
+        ``{"sparseexpertclassifier__top_k": 4}`` for a pipeline.
 
     cv_results_ : dict of ndarrays
         As in :class:`~sklearn.model_selection.GridSearchCV`, a row per level. The fit time is
-        that of the one fit that all levels share. Moreover `mean_paired_loss` and
-        `std_error_paired_loss` (what the choice is made from), `mean_microseconds_per_sample`
-        (of scoring) and `mean_n_bytes` (of the model).
+        that of the one fit that all levels share. The score time does not include the
+        transformers of a pipeline where they run once for all levels. Further columns are
+        `mean_paired_loss` and `std_error_paired_loss` (what the choice is made from),
+        `mean_microseconds_per_sample` (of scoring) and `mean_n_bytes` (of the classifier).
 
-    best_estimator_ : SparseExpertClassifier
-        Fitted to all samples with ``top_k = max(top_ks)``, as it was in the folds, then set to
-        the chosen level; it can be set to the others too. Only defined with ``refit=True``.
+    best_estimator_ : SparseExpertClassifier or Pipeline
+        Clone fitted to all samples with ``top_k = max(top_ks)``, as in the folds, then set to
+        the chosen level; it can be set to the other levels too. Only defined with
+        ``refit=True``.
 
     refit_time_ : float
         Seconds of that fit. Only defined with ``refit=True``.
@@ -140,239 +156,380 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
     n_splits_ : int
         Number of folds.
 
-    n_iter_ : int
-        Number of epochs of the last fit. Only defined with ``refit=True``.
-
     classes_ : ndarray of shape (n_classes,)
-        The class labels; ``arange(n_labels)`` for multilabel targets.
+        The class labels; ``arange(n_labels)`` for multilabel targets. Only defined with
+        ``refit=True``.
 
     n_features_in_ : int
-        Number of features seen during `fit`.
+        Number of features seen during `fit`. Only defined if `best_estimator_` has it.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features, only defined if X has feature names that are all strings.
+        Names of the features. Only defined if `best_estimator_` has it.
 
     See Also
     --------
-    SparseExpertClassifier : The classifier with a given `top_k`.
+    skparse.SparseExpertClassifier : The classifier with a given `top_k`.
     sklearn.model_selection.GridSearchCV : For several parameters; fits anew for every `top_k`.
-    skparse.plotting.SparsityPathDisplay : Picture of `cv_results_`.
+    skparse.plotting.SparsityPathDisplay : Plots `cv_results_`.
 
     Examples
     --------
+    >>> from skparse import SparseExpertClassifier
     >>> from skparse.datasets import make_topic_documents
-    >>> from skparse.model_selection import SparseExpertClassifierCV
+    >>> from skparse.model_selection import TopKSearchCV
     >>> X, y = make_topic_documents(300, 200, 8, n_classes=4, random_state=0, return_X_y=True)
-    >>> search = SparseExpertClassifierCV(top_ks=(1, 2, 4), cv=3, random_state=0).fit(X, y)
-    >>> search.scores_.shape
+    >>> search = TopKSearchCV(SparseExpertClassifier(random_state=0), top_ks=(1, 2, 4), cv=3)
+    >>> search.fit(X, y).scores_.shape
     (3, 3)
     >>> search.top_k_ in (1, 2, 4)
     True
     >>> search.predict(X[:2]).shape
     (2,)
+
+    A pipeline takes texts, and its vectorizer is fitted in each fold:
+
+    >>> from sklearn.feature_extraction.text import TfidfVectorizer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> texts = ["red apple", "green apple", "blue sky", "grey sky"] * 3
+    >>> labels = ["fruit", "fruit", "weather", "weather"] * 3
+    >>> pipeline = make_pipeline(TfidfVectorizer(), SparseExpertClassifier(random_state=0))
+    >>> search = TopKSearchCV(pipeline, top_ks=(1, 2), cv=2).fit(texts, labels)
+    >>> search.best_params_
+    {'sparseexpertclassifier__top_k': 1}
     """
 
     _parameter_constraints: dict = {
-        **SparseExpertClassifier._parameter_constraints,
+        "estimator": [HasMethods(["fit"])],  # `_check_estimator` names what is allowed
         "top_ks": ["array-like"],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
-        "refit": ["boolean"],
         "selection": [StrOptions({"one_standard_error", "best"})],
+        "refit": ["boolean"],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
     }
-    for _name in ("top_k", "warm_start"):
-        _parameter_constraints.pop(_name)
-    del _name
 
     def __init__(
         self,
-        top_ks=(1, 2, 4, 8, 16, 32),
+        estimator,
         *,
-        cv=5,
+        top_ks=(1, 2, 4, 8, 16, 32),
+        cv=None,
         scoring=None,
-        refit=True,
         selection="one_standard_error",
+        refit=True,
         n_jobs=None,
         verbose=0,
-        n_experts="auto",
-        weight_density="auto",
-        alpha="auto",
-        max_iter=4,
-        batch_size="auto",
-        learning_rate_init=0.1,
-        tol=1e-4,
-        n_iter_no_change=3,
-        early_stopping=False,
-        validation_fraction=0.1,
-        class_weight=None,
-        random_state=None,
-        engine="auto",
-        device="cpu",
     ):
+        self.estimator = estimator
         self.top_ks = top_ks
         self.cv = cv
         self.scoring = scoring
-        self.refit = refit
         self.selection = selection
+        self.refit = refit
         self.n_jobs = n_jobs
         self.verbose = verbose
-        self.n_experts = n_experts
-        self.weight_density = weight_density
-        self.alpha = alpha
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate_init = learning_rate_init
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.class_weight = class_weight
-        self.random_state = random_state
-        self.engine = engine
-        self.device = device
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, X_val=None, y_val=None, **params):
+    # The estimator validates its own parameters.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, **params):
         """Score every sparsity level by cross-validation, choose one, fit to all samples.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training samples.
+        X : array-like, sparse matrix or sequence of shape (n_samples, n_features) or (n_samples,)
+            Training samples, as the estimator takes them: texts for a pipeline that begins
+            with a vectorizer.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Class labels, or a binary indicator matrix for multilabel targets.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights of the samples, in the fits and in the scores. In the choice
-            of the level a weight of two counts as two samples.
-        X_val, y_val : as in `SparseExpertClassifier.fit`, default=None
-            Validation samples, passed to every fit.
-        **params : dict of array-like of shape (n_samples,)
-            `groups` for the splitter; with metadata routing enabled, whatever splitter and
-            scorer request.
+        **params : dict
+            Metadata. What has one value per sample is split as X is. `groups` is passed to the
+            splitter. `sample_weight` is passed to the classifier, also to that of a pipeline,
+            and to the scorer; in the choice of the level a weight of two counts as two samples.
+            Anything else is passed to the fit of the estimator: `X_val` and `y_val` of
+            :meth:`skparse.SparseExpertClassifier.fit`, which are not split, or `step__name` for
+            a step of a pipeline. With metadata routing enabled, estimator, scorer and splitter
+            get what they request; ``scoring=None`` takes the request of the classifier's `score`.
 
         Returns
         -------
-        self : SparseExpertClassifierCV
+        self : TopKSearchCV
+
+        Raises
+        ------
+        TypeError
+            If the estimator is neither a SparseExpertClassifier nor a pipeline that ends in one.
+        ValueError
+            If the input is invalid, or a score is not a number. The search is left as it was.
+        """
+        name = f"{self._check_estimator()}top_k"
+        levels = np.unique(validation.check_levels(self.top_ks))
+        params = {key: value for key, value in params.items() if value is not None}
+        weight = params.get("sample_weight")
+        X, y = indexable(X, y)
+        y_checked = validation.check_labels(self, y)
+        routed = self._route(params, y_checked)
+        folds = self._split(X, y_checked, routed.split)
+        estimator = clone(self.estimator).set_params(**{name: int(levels[-1])})
+        data = SearchData(X, y_checked, weight, routed.fit, routed.score)
+        n_fits = len(folds) + self.refit
+        with fit_task(self, n_fits, X, y, weight, in_parallel=True) as task:
+            results = self._run_folds(estimator, data, folds, levels, task)
+            start = perf_counter()
+            if self.refit:
+                refit = task.subtask("refit", place=len(folds))
+                refit.fit(estimator, X, y_checked, params=routed.fit, sample_weight=weight)
+            refit_time = perf_counter() - start
+            self._forget_refit()
+            self._choose(levels, folds, results, routed.score.get("sample_weight"), name)
+            if self.refit:
+                self.best_estimator_ = estimator.set_params(**self.best_params_)
+                self.refit_time_ = refit_time
+        return self
+
+    @available_if(_best_estimator_has("predict"))
+    def predict(self, X):
+        """Predict class labels with `best_estimator_`.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or sequence of length n_samples
+            Samples, as the estimator takes them.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict(X)
+
+    @available_if(_best_estimator_has("predict_proba"))
+    def predict_proba(self, X):
+        """Predict probabilities with `best_estimator_`.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or sequence of length n_samples
+            Samples, as the estimator takes them.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict_proba(X)
+
+    @available_if(_best_estimator_has("predict_log_proba"))
+    def predict_log_proba(self, X):
+        """Predict logarithms of probabilities with `best_estimator_`.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or sequence of length n_samples
+            Samples, as the estimator takes them.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict_log_proba(X)
+
+    @available_if(_best_estimator_has("predict_proba"))
+    def predict_proba_path(self, X, top_ks):
+        """Predict probabilities at several sparsity levels in one pass.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or sequence of length n_samples
+            Samples, as the estimator takes them.
+        top_ks : array-like of int of shape (n_top_ks,)
+            Sparsity levels K from 1 to the largest of `top_ks_`, in any order.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_top_ks, n_samples, n_classes)
+            What `predict_proba` returns with `top_k` set to each level.
 
         Raises
         ------
         ValueError
-            If the input is invalid, or a score is not a number.
+            If a level is no integer in that range, or there is none.
         """
-        levels = np.unique(inputs.check_levels(self.top_ks))
-        classifier = self._build_classifier(int(levels[-1]))
-        X_rows, y_rows, weight, classes = inputs.check_rows(classifier, X, y, sample_weight)
-        routed = self._route(weight, params)
-        routed.fit = {"X_val": X_val, "y_val": y_val}
-        cv = check_cv(self.cv, y_rows, classifier=True)
-        folds = list(cv.split(X_rows, y_rows, **routed.split))
-        n_fits = len(folds) + self.refit
-        with fit_task(self, n_fits, X, y, sample_weight, in_parallel=True) as task:
-            samples = X_rows, y_rows, weight
-            results = self._run_folds(classifier, samples, folds, levels, routed, task)
-            start = perf_counter()
-            if self.refit:
-                classifier.set_params(n_jobs=self.n_jobs)
-                refit = task.subtask("refit", place=len(folds))
-                refit.fit(classifier, X, y, sample_weight, **routed.fit)
-            refit_time = perf_counter() - start
-            self._forget()
-            self._choose(levels, folds, results, weight)
-            self.classes_, self.n_features_in_ = classes, classifier.n_features_in_
-            if hasattr(classifier, "feature_names_in_"):
-                self.feature_names_in_ = classifier.feature_names_in_
-            if self.refit:
-                self.best_estimator_ = classifier.set_params(top_k=self.top_k_)
-                self.refit_time_, self.n_iter_ = refit_time, classifier.n_iter_
-        return self
+        check_is_fitted(self)
+        classifier, _ = find_last_step(self.best_estimator_)
+        X = transform_for_last_step(self.best_estimator_, X)
+        return classifier.predict_proba_path(X, top_ks)
 
-    predict = _of_best_estimator("predict")
-    predict_proba = _of_best_estimator("predict_proba")
-    predict_log_proba = _of_best_estimator("predict_log_proba")
-    predict_proba_path = _of_best_estimator("predict_proba_path")
-    decision_function = _of_best_estimator("decision_function")
-    transform = _of_best_estimator("transform")
-
-    def score(self, X, y, sample_weight=None):
-        """Score the predictions, with `scoring`.
+    @available_if(_best_estimator_has("decision_function"))
+    def decision_function(self, X):
+        """Compute the logits with `best_estimator_`.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Samples.
+        X : array-like, sparse matrix or sequence of length n_samples
+            Samples, as the estimator takes them.
+
+        Returns
+        -------
+        logits : ndarray of shape (n_samples, n_classes) or (n_samples,)
+            For two classes the logit of ``classes_[1]`` minus that of ``classes_[0]``.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.decision_function(X)
+
+    @available_if(_best_estimator_has("transform"))
+    def transform(self, X):
+        """Compute the gate weights of the kept experts with `best_estimator_`.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or sequence of length n_samples
+            Samples, as the estimator takes them.
+
+        Returns
+        -------
+        codes : csr_array of shape (n_samples, n_experts)
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.transform(X)
+
+    @available_if(_best_estimator_has("score"))
+    def score(self, X, y, sample_weight=None, **params):
+        """Score the predictions of `best_estimator_` with `scoring`.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or sequence of length n_samples
+            Samples, as the estimator takes them.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             True labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
+        **params : dict
+            With metadata routing enabled, further metadata that the scorer requests.
 
         Returns
         -------
         score : float
         """
-        scorer = self._scorer()
-        if scorer is None:
-            return super().score(X, y, sample_weight)
-        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return scorer(self, X, y, **weight)
+        check_is_fitted(self)
+        _raise_for_params(params, self, "score")
+        if sample_weight is not None:
+            params = {"sample_weight": sample_weight, **params}
+        if _routing_enabled():
+            params = process_routing(self, "score", **params).scorer.score
+        return self._scorer()(self.best_estimator_, X, y, **params)
 
     def get_metadata_routing(self):
-        """Describe what fit passes on to splitter and scorer; see scikit-learn's user guide.
+        """Describe what is passed to estimator, splitter and scorer; see scikit-learn's guide.
 
         Returns
         -------
         routing : MetadataRouter
         """
-        router = MetadataRouter(owner=self).add_self_request(self)
-        router.add(
-            splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split")
-        )
-        if self._scorer() is not None:
-            router.add(
-                scorer=self._scorer(),
-                method_mapping=MethodMapping().add(caller="fit", callee="score"),
-            )
-        return router
+        to_fit = MethodMapping().add(caller="fit", callee="fit")
+        to_split = MethodMapping().add(caller="fit", callee="split")
+        to_score = MethodMapping().add(caller="fit", callee="score")
+        to_score.add(caller="score", callee="score")
+        router = MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=to_fit)
+        router.add(splitter=self.cv, method_mapping=to_split)
+        return router.add(scorer=self._scorer(), method_mapping=to_score)
+
+    @property
+    def classes_(self):
+        """Class labels of `best_estimator_`."""
+        return self._of_best_estimator("classes_")
+
+    @property
+    def n_features_in_(self):
+        """Number of features seen during `fit`, if `best_estimator_` has it."""
+        return self._of_best_estimator("n_features_in_")
+
+    @property
+    def feature_names_in_(self):
+        """Names of the features seen during `fit`, if `best_estimator_` has them."""
+        return self._of_best_estimator("feature_names_in_")
 
     def __sklearn_tags__(self):
-        """Describe the estimator to scikit-learn: like the classifier."""
-        return SparseExpertClassifier().__sklearn_tags__()
+        """Describe the search to scikit-learn: like the estimator."""
+        tags = get_tags(self.estimator)
+        tags.target_tags.required = True  # a pipeline does not set it
+        return tags
 
     @property
     def _n_features_out(self):
-        return self.best_estimator_.n_experts_
+        return find_last_step(self._of_best_estimator())[0].n_experts_
 
-    def _build_classifier(self, top_k):
-        """Unfitted classifier with the shared parameters and one thread."""
-        mine = self.get_params(deep=False)
-        shared = set(mine) & set(SparseExpertClassifier().get_params())
-        own = {"top_k": top_k, "n_jobs": 1, "verbose": max(0, self.verbose - 1)}
-        # A clone, so that a RandomState is copied: every fold starts from the same one.
-        return clone(SparseExpertClassifier(**{**{n: mine[n] for n in shared}, **own}))
+    def _of_best_estimator(self, name=None):
+        """Return an attribute of `best_estimator_`, or `best_estimator_` itself."""
+        if "best_estimator_" not in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name or 'features'}: it is not fitted, or was "
+                "fitted with refit=False."
+            )
+        return getattr(self.best_estimator_, name) if name else self.best_estimator_
+
+    def _check_estimator(self):
+        """Check that the last step is a classifier with sparsity levels; returns its prefix."""
+        classifier, prefix = find_last_step(self.estimator)
+        needed = ("top_k", "predict_proba_path", "model_size")
+        if not all(hasattr(classifier, name) for name in needed):
+            raise TypeError(
+                "estimator has to be a SparseExpertClassifier or a Pipeline that ends in one, got "
+                f"{self.estimator!r}."
+            )
+        return prefix
 
     def _scorer(self):
-        """Scorer, or None for the accuracy, which is compared sample by sample."""
-        return None if self.scoring in (None, "accuracy") else get_scorer(self.scoring)
+        return check_scoring(self.estimator, scoring=self.scoring)
 
-    def _route(self, sample_weight, params):
-        """Metadata for the splitter (`split`) and for the scorer (`score`)."""
-        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if not _routing_enabled():
-            groups = params.pop("groups", None)
-            _raise_for_params(params, self, "fit")
-            return Bunch(split={"groups": groups}, score=weight)
-        routed = process_routing(self, "fit", **weight, **params)
-        score = weight if self._scorer() is None else routed.scorer.score
-        return Bunch(split=routed.splitter.split, score=score)
+    def _route(self, params, y):
+        """Metadata for the estimator (`fit`), the splitter (`split`) and the scorer (`score`).
 
-    def _run_folds(self, classifier, samples, folds, levels, params, task):
+        The weights of the accuracy come validated.
+        """
+        by_accuracy = self.scoring in (None, "accuracy")
+        classifier, prefix = find_last_step(self.estimator)
+        if _routing_enabled():
+            routed = process_routing(self, "fit", **params)
+            fit, split, score = routed.estimator.fit, routed.splitter.split, routed.scorer.score
+            if self.scoring is None:
+                score = _requested_weight(classifier, params)
+        else:
+            fit, split = dict(params), {"groups": params.get("groups")}
+            fit.pop("groups", None)
+            weight = fit.pop("sample_weight", None)
+            score = {}
+            if weight is not None:
+                fit.setdefault(f"{prefix}sample_weight", weight)
+                if by_accuracy or _accepts_weight(self._scorer(), self):
+                    score["sample_weight"] = weight
+        if by_accuracy and "sample_weight" in score:
+            score = {"sample_weight": validation.check_weight(score["sample_weight"], y)}
+        return Bunch(fit=fit, split=split, score=score)
+
+    def _split(self, X, y, params):
+        """Folds as pairs of index arrays."""
+        cv = check_cv(self.cv, y, classifier=True)
+        places = np.arange(len(y))  # a fold may be given by masks
+        folds = [(places[train], places[test]) for train, test in cv.split(X, y, **params)]
+        if not folds:
+            raise ValueError(f"cv={self.cv!r} gives no folds: at least one is needed.")
+        return folds
+
+    def _run_folds(self, estimator, data, folds, levels, task):
+        classifier, prefix = find_last_step(estimator)
+        in_parallel = min(effective_n_jobs(self.n_jobs), len(folds)) > 1
+        one_thread = {f"{prefix}n_jobs": 1} if in_parallel else {}
         # Kernels release the interpreter lock. On the CPU, PyTorch starts threads of its own in
         # every Python thread; joblib limits them in processes only.
-        own_threads = self.engine == "torch" and self.device == "cpu"
-        scorer, run = self._scorer(), delayed(run_fold)
+        own_threads = classifier.engine == "torch" and classifier.device == "cpu"
+        scorer = None if self.scoring in (None, "accuracy") else self._scorer()
         results = Parallel(n_jobs=self.n_jobs, prefer="processes" if own_threads else "threads")(
-            run(
-                clone(classifier), samples, fold, levels, scorer, params.fit,
-                _check_method_params(samples[0], params.score, indices=fold[1]),
+            # A clone copies a RandomState: every fold starts from the same one.
+            delayed(run_fold)(
+                clone(estimator).set_params(**one_thread), data, fold, levels, scorer,
                 task.subtask("fold", place=i - 1),
                 f"Fold {i}/{len(folds)}" if self.verbose else "",
             )
@@ -383,12 +540,12 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
                 raise ValueError(f"scoring={self.scoring!r} is not a number on fold {i}.")
         return results
 
-    def _forget(self):
-        """Remove what another fit may have set and this one may not."""
-        for name in ("best_estimator_", "refit_time_", "n_iter_", "feature_names_in_"):
+    def _forget_refit(self):
+        """Remove what an earlier fit may have set and this one may not."""
+        for name in ("best_estimator_", "refit_time_"):
             vars(self).pop(name, None)
 
-    def _choose(self, levels, folds, results, sample_weight):
+    def _choose(self, levels, folds, results, sample_weight, name):
         scores = np.array([result.scores for result in results])
         means = scores.mean(axis=0)
         if results[0].hits is None:
@@ -399,10 +556,32 @@ n_iter_no_change, early_stopping, validation_fraction, class_weight, random_stat
         self.best_index_ = choose_level(loss, standard_error, means.argmax(), self.selection)
         self.top_ks_, self.scores_, self.n_splits_ = levels, scores, len(results)
         self.top_k_ = int(levels[self.best_index_])
-        self.best_params_ = {"top_k": self.top_k_}
+        self.best_params_ = {name: self.top_k_}
         self.best_score_ = float(means[self.best_index_])
         self.cv_results_ = {
-            **tabulate(levels, results),
+            **tabulate(levels, results, name),
             "mean_paired_loss": loss,
             "std_error_paired_loss": standard_error,
         }
+
+
+def _requested_weight(classifier, params):
+    """Sample weights for the accuracy, as the `score` of the classifier requests them."""
+    request = classifier.get_metadata_routing().score.requests.get("sample_weight")
+    name = request if isinstance(request, str) else "sample_weight"
+    return {"sample_weight": params[name]} if request and name in params else {}
+
+
+def _accepts_weight(scorer, search):
+    """Return whether a scorer takes sample weights; warns if it does not."""
+    if hasattr(scorer, "_accept_sample_weight"):
+        accepts = scorer._accept_sample_weight()
+    else:
+        accepts = "sample_weight" in signature(scorer).parameters
+    if not accepts:
+        warn(
+            f"scoring={search.scoring!r} does not take sample_weight: the fits use the weights, "
+            "the scores do not.",
+            stacklevel=4,
+        )
+    return accepts

@@ -1,16 +1,21 @@
 """Choosing K: one fit per fold gives what a search over separate predictions gives."""
 
-import inspect
 import pickle
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import skops.io
 from fitted_models import assert_same_model
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from scipy import sparse
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.compose import make_column_transformer
+from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
@@ -22,14 +27,15 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler
+from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from test_common import FURTHER_CHECKS
 
 from skparse import SparseExpertClassifier
-from skparse._level_choice import choose_level, compare_levels
+from skparse._top_k_choice import choose_level, compare_levels
 from skparse.datasets import make_topic_documents
-from skparse.model_selection import SparseExpertClassifierCV
+from skparse.model_selection import TopKSearchCV
 
 TOP_KS = (1, 2, 4, 8)
 
@@ -43,10 +49,39 @@ def documents():
     )  # fmt: skip
 
 
-def build(**parameters):
-    return SparseExpertClassifierCV(
-        **{"top_ks": TOP_KS, "cv": 3, "n_experts": 12, "random_state": 0, **parameters}
-    )
+@pytest.fixture(scope="module")
+def texts():
+    """Return raw texts of three topics and their labels, with a word that only one text has."""
+    rng = np.random.RandomState(0)
+    words = np.array([[f"{topic}{i}" for i in range(12)] for topic in "abc"])
+    labels = np.arange(90) % 3
+    drawn = [
+        [*rng.choice(words[label], 4), *rng.choice(words.ravel(), 4), f"only{place}"]
+        for place, label in enumerate(labels)
+    ]
+    return [" ".join(text) for text in drawn], np.array(["x", "y", "z"])[labels]
+
+
+def build(estimator=None, **parameters):
+    estimator = SparseExpertClassifier(12, random_state=0) if estimator is None else estimator
+    return TopKSearchCV(estimator, **{"top_ks": TOP_KS, "cv": 3, **parameters})
+
+
+def build_text_pipeline(**parameters):
+    return make_pipeline(CountVectorizer(), SparseExpertClassifier(random_state=0, **parameters))
+
+
+class Counted(TransformerMixin, BaseEstimator):
+    """Transformer without fitted attributes that keeps the length of what it transforms."""
+
+    lengths = []
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        self.lengths.append(X.shape[0])
+        return X
 
 
 def score_folds(documents, folds, scorer=None, weight=None):
@@ -68,12 +103,28 @@ def score_folds(documents, folds, scorer=None, weight=None):
     return np.array(scores)
 
 
+# What the checks of scikit-learn leave out as sample_weight is not in the signature of fit.
+WEIGHT_CHECKS = (
+    checks.check_classifiers_one_label_sample_weights,
+    checks.check_sample_weight_equivalence_on_dense_data,
+    checks.check_sample_weight_equivalence_on_sparse_data,
+    checks.check_sample_weights_list,
+    checks.check_sample_weights_not_an_array,
+    checks.check_sample_weights_not_overwritten,
+    checks.check_sample_weights_pandas_series,
+    checks.check_sample_weights_shape,
+)
+
+
 def conformance_checks():
-    for variant, parameters in {
-        "defaults": {},
-        "another scorer": {"cv": 2, "scoring": "f1_micro", "selection": "best"},
+    # The checks set the random_state of the search, not that of the estimator in it.
+    classifier = SparseExpertClassifier(random_state=0)
+    for variant, search in {
+        "defaults": TopKSearchCV(classifier),
+        "another scorer": TopKSearchCV(classifier, cv=2, scoring="f1_micro", selection="best"),
+        "pipeline": TopKSearchCV(make_pipeline(MaxAbsScaler(), classifier), cv=2),
     }.items():
-        for copy, check in estimator_checks_generator(SparseExpertClassifierCV(**parameters)):
+        for copy, check in estimator_checks_generator(search):
             name = check.func.__name__
             if name != "check_array_api_input":  # test_common runs it in a process of its own
                 options = [str(value) for value in check.keywords.values()]
@@ -87,22 +138,23 @@ def test_the_search_passes_every_check_of_scikit_learn(estimator, check):
 
 # As in test_common: scikit-learn's own transformers warn in these checks as well.
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
-@pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", FURTHER_CHECKS + WEIGHT_CHECKS, ids=lambda c: c.__name__)
 def test_the_search_passes_the_checks_that_check_estimator_leaves_out(check):
-    check("SparseExpertClassifierCV", SparseExpertClassifierCV())
+    check("TopKSearchCV", TopKSearchCV(SparseExpertClassifier(random_state=0)))
 
 
-def test_parameters_and_defaults_are_those_of_the_classifier():
-    of_search, of_classifier = (
-        {name: p.default for name, p in inspect.signature(cls).parameters.items()}
-        for cls in (SparseExpertClassifierCV, SparseExpertClassifier)
+def test_parameters_of_the_estimator_are_those_of_its_steps():
+    search = build(make_pipeline(CountVectorizer(), SparseExpertClassifier()))
+    search.set_params(
+        estimator__countvectorizer__binary=True, estimator__sparseexpertclassifier__alpha=3.0
     )
-    shared = of_classifier.keys() - {"top_k", "warm_start"}
-    assert {name: of_search[name] for name in shared} == {
-        name: of_classifier[name] for name in shared
-    }
-    added = {"top_ks", "cv", "scoring", "refit", "selection"}
-    assert of_search.keys() - shared == added
+    parameters = search.get_params()
+    assert parameters["estimator__sparseexpertclassifier__alpha"] == 3.0
+    assert search.estimator[0].binary
+    copy = clone(search)
+    assert copy.estimator is not search.estimator
+    assert copy.get_params()["estimator__sparseexpertclassifier__alpha"] == 3.0
+    assert "SparseExpertClassifier" in copy._repr_html_()
 
 
 def test_every_level_gets_the_score_of_a_separate_prediction(documents):
@@ -154,13 +206,14 @@ def test_the_refit_model_is_that_of_the_largest_level_set_to_the_chosen_one(docu
     assert search.best_estimator_.top_k == search.top_k_
     assert search.best_params_ == {"top_k": search.top_k_}
     assert search.best_score_ == search.cv_results_["mean_test_score"][search.best_index_]
-    assert search.n_iter_ == plain.n_iter_
+    assert_array_equal(search.classes_, plain.classes_)
+    assert search.n_features_in_ == X.shape[1]
 
 
 def test_the_best_level_is_that_of_rank_one_and_the_smaller_of_two():
-    search = build(selection="best")
     X, y = make_topic_documents(300, 200, 6, n_classes=3, random_state=0, return_X_y=True)
-    search.set_params(top_ks=(50, 3, 100), n_experts=3).fit(X, y)
+    search = build(selection="best", top_ks=(50, 3, 100)).set_params(estimator__n_experts=3)
+    search.fit(X, y)
     assert_array_equal(search.top_ks_, [3, 50, 100])
     assert_array_equal(search.cv_results_["rank_test_score"], [1, 1, 1])
     assert (search.top_k_, search.best_index_) == (3, 0)
@@ -296,22 +349,106 @@ def test_groups_reach_the_splitter(documents):
 
 
 def test_other_metadata_is_refused_without_routing(documents):
-    with pytest.raises(ValueError, match="sample_weights"):
+    with pytest.raises(TypeError, match="sample_weights"):
         build().fit(*documents, sample_weights=np.ones(400))
 
 
-def test_metadata_is_routed_to_splitter_and_scorer(documents):
+def test_metadata_is_routed_to_estimator_splitter_and_scorer(documents):
     X, y = documents
     groups, weight = np.arange(len(y)) % 5, np.linspace(0.5, 2.0, len(y))
-    with sklearn.config_context(enable_metadata_routing=True):
-        scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
-        search = build(cv=GroupKFold(3), scoring=scorer)
-        search.fit(X, y, sample_weight=weight, groups=groups)
-        by_default = build(cv=GroupKFold(3)).fit(X, y, sample_weight=weight, groups=groups)
     folds = list(GroupKFold(3).split(X, y, groups))
     expected = score_folds(documents, folds, weight=weight)
-    assert_allclose(search.scores_, expected, rtol=1e-12)
+    with sklearn.config_context(enable_metadata_routing=True):
+        classifier = SparseExpertClassifier(12, random_state=0).set_fit_request(sample_weight=True)
+        scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
+        by_scorer = build(classifier, cv=GroupKFold(3), scoring=scorer)
+        by_scorer.fit(X, y, sample_weight=weight, groups=groups)
+        assert by_scorer.score(X, y, sample_weight=weight) == by_scorer.best_estimator_.score(
+            X, y, sample_weight=weight
+        )
+        classifier.set_score_request(sample_weight=True)
+        by_default = build(classifier, cv=GroupKFold(3))
+        by_default.fit(X, y, sample_weight=weight, groups=groups)
+        by_default.score(X, y, sample_weight=weight)
+    assert_allclose(by_scorer.scores_, expected, rtol=1e-12)
     assert_allclose(by_default.scores_, expected, rtol=1e-12)
+
+
+def test_weights_that_nobody_requests_are_refused_with_routing(documents):
+    X, y = documents
+    with sklearn.config_context(enable_metadata_routing=True):
+        with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
+            build().fit(X, y, sample_weight=np.ones(len(y)))
+
+
+@pytest.mark.parametrize("in_scores", [True, False])
+def test_metadata_is_routed_through_a_pipeline_under_any_name(documents, in_scores):
+    X, y = documents
+    weight = np.linspace(0.5, 2.0, len(y))
+    expected = build().fit(X, y, sample_weight=weight)
+    with sklearn.config_context(enable_metadata_routing=True):
+        classifier = SparseExpertClassifier(12, random_state=0)
+        classifier.set_fit_request(sample_weight="importance")
+        classifier.set_score_request(sample_weight="importance" if in_scores else False)
+        search = build(make_pipeline(FunctionTransformer(), classifier))
+        search.fit(X, y, importance=weight)
+    assert_same_model(search.best_estimator_[-1], expected.best_estimator_)
+    assert np.array_equal(search.scores_, expected.scores_) is in_scores
+
+
+def test_validation_texts_go_through_a_pipeline_with_routing(texts):
+    X, y = texts
+    with sklearn.config_context(enable_metadata_routing=True):
+        classifier = SparseExpertClassifier(random_state=0, max_iter=2)
+        classifier.set_fit_request(X_val=True, y_val=True)
+        pipeline = make_pipeline(CountVectorizer(), classifier, transform_input=["X_val"])
+        search = build(pipeline, top_ks=(1, 2)).fit(X, y, X_val=X[:30], y_val=y[:30])
+    assert len(search.best_estimator_[-1].validation_scores_) == 2
+
+
+def test_sample_weights_and_step_parameters_reach_the_classifier_of_a_pipeline(documents):
+    X, y = documents
+    weight = np.random.RandomState(0).uniform(0.5, 2.0, size=len(y))
+    expected = build().fit(X, y, sample_weight=weight)
+    classifier = SparseExpertClassifier(12, random_state=0)
+    for pipeline, prefix in (
+        (make_pipeline(FunctionTransformer(), classifier), "sparseexpertclassifier__"),
+        (
+            make_pipeline(FunctionTransformer(), make_pipeline("passthrough", classifier)),
+            "pipeline__sparseexpertclassifier__",
+        ),
+    ):
+        search = build(pipeline).fit(X, y, sample_weight=weight)
+        assert_array_equal(search.scores_, expected.scores_)
+        assert_array_equal(
+            search.cv_results_["mean_paired_loss"], expected.cv_results_["mean_paired_loss"]
+        )
+        assert_array_equal(search.predict_proba(X), expected.predict_proba(X))
+        # Under the name of the step the weights reach the fits and not the scores.
+        search.fit(X, y, **{f"{prefix}sample_weight": weight})
+        assert_array_equal(search.predict_proba(X), expected.predict_proba(X))
+        assert not np.array_equal(search.scores_, expected.scores_)
+        with pytest.raises(ValueError, match="sample_weights"):
+            search.fit(X, y, sample_weights=weight)
+
+
+def test_a_scorer_that_takes_no_weights_is_used_without_them(documents):
+    X, y = documents
+    weight = np.linspace(0.5, 2.0, len(y))
+    search = build(scoring=lambda estimator, X, y: estimator.score(X, y))
+    with pytest.warns(UserWarning, match="does not take sample_weight"):
+        search.fit(X, y, sample_weight=weight)
+    plain = SparseExpertClassifier(12, top_k=8, random_state=0).fit(X, y, weight)
+    assert_same_model(search.best_estimator_, plain)
+
+
+def test_held_out_samples_that_all_have_no_weight_are_refused(documents):
+    X, y = documents
+    weight = np.ones(len(y))
+    weight[:50] = 0
+    folds = [(np.arange(50, 400), np.arange(50))]
+    with pytest.raises(ValueError, match="sample_weight is zero for all held-out samples"):
+        build(cv=folds).fit(X, y, sample_weight=weight)
 
 
 @pytest.mark.parametrize(
@@ -335,12 +472,28 @@ def test_parallel_folds_give_the_same_result(documents):
     sequential, parallel = (build(n_jobs=n_jobs).fit(*documents) for n_jobs in (1, 2))
     assert_array_equal(sequential.scores_, parallel.scores_)
     assert_same_model(sequential.best_estimator_, parallel.best_estimator_)
-    assert parallel.best_estimator_.n_jobs == 2
+
+
+def test_the_last_fit_has_the_threads_of_the_estimator_and_parallel_folds_one(documents):
+    seen = []
+
+    def score(estimator, X, y):
+        seen.append(estimator.n_jobs)
+        return estimator.score(X, y)
+
+    classifier = SparseExpertClassifier(12, random_state=0, n_jobs=2)
+    for n_jobs, in_folds in ((1, 2), (2, 1)):
+        seen.clear()
+        search = build(classifier, n_jobs=n_jobs, scoring=score).fit(*documents)
+        assert set(seen) == {in_folds}
+        assert search.best_estimator_.n_jobs == classifier.n_jobs == 2
 
 
 def test_a_random_state_instance_gives_the_same_result_in_parallel(documents):
     searches = [
-        build(random_state=np.random.RandomState(3), n_jobs=n_jobs).fit(*documents)
+        build(
+            SparseExpertClassifier(12, random_state=np.random.RandomState(3)), n_jobs=n_jobs
+        ).fit(*documents)
         for n_jobs in (1, 2)
     ]
     assert_array_equal(searches[0].scores_, searches[1].scores_)
@@ -382,18 +535,18 @@ def test_without_refit_there_are_results_but_no_predictions(documents):
     search = build(refit=False).fit(X, y)
     assert_array_equal(search.scores_, build().fit(X, y).scores_)
     assert search.top_k_ in TOP_KS
-    assert not hasattr(search, "best_estimator_")
-    assert not hasattr(search, "predict")
+    for name in ("best_estimator_", "refit_time_", "classes_", "n_features_in_", "predict"):
+        assert not hasattr(search, name)
     with pytest.raises(AttributeError, match="predict"):
         search.predict(X)
 
 
 def test_an_unfitted_search_says_so(documents):
-    with pytest.raises(NotFittedError, match="SparseExpertClassifierCV"):
+    with pytest.raises(NotFittedError, match="TopKSearchCV"):
         build().predict_proba_path(documents[0], [1])
 
 
-@pytest.mark.parametrize("top_ks", [[], [0, 1], [2.5], "many", [[1, 2]]])
+@pytest.mark.parametrize("top_ks", [[], [0, 1], [-1], [2.5], [True, False], "many", [[1, 2]]])
 def test_levels_that_are_no_positive_integers_are_refused(documents, top_ks):
     with pytest.raises(ValueError, match="top_ks"):
         build(top_ks=top_ks).fit(*documents)
@@ -409,14 +562,34 @@ def test_a_fit_that_fails_leaves_the_search_as_it_was(documents):
     assert search.predict(X).shape == y.shape
 
 
-def test_a_pickled_search_predicts_the_same(documents):
-    X, y = documents
-    search = build().fit(X, y)
-    restored = pickle.loads(pickle.dumps(search))
-    assert_array_equal(restored.predict_proba(X), search.predict_proba(X))
-    assert restored.top_k_ == search.top_k_
-    assert_array_equal(restored.cv_results_["rank_test_score"],
-                       search.cv_results_["rank_test_score"])  # fmt: skip
+def by_skops(search):
+    trusted = [
+        "skparse._classifier.SparseExpertClassifier",
+        "skparse.model_selection.TopKSearchCV",
+    ]
+    dumped = skops.io.dumps(search)
+    assert set(skops.io.get_untrusted_types(data=dumped)) <= set(trusted)
+    return skops.io.loads(dumped, trusted=trusted)
+
+
+def by_joblib(search, path):
+    joblib.dump(search, path)
+    return joblib.load(path)
+
+
+def test_a_saved_search_predicts_the_same(texts, tmp_path):
+    X, y = texts
+    search = build(build_text_pipeline()).fit(X, y)
+    for restored in (
+        pickle.loads(pickle.dumps(search)),
+        by_joblib(search, tmp_path / "search.joblib"),
+        by_skops(search),
+    ):
+        assert_array_equal(restored.predict_proba(X), search.predict_proba(X))
+        assert restored.top_k_ == search.top_k_
+        assert_array_equal(
+            restored.cv_results_["rank_test_score"], search.cv_results_["rank_test_score"]
+        )
 
 
 def test_the_search_works_inside_a_pipeline_and_another_cross_validation(documents):
@@ -427,10 +600,29 @@ def test_the_search_works_inside_a_pipeline_and_another_cross_validation(documen
     assert clone(pipeline).fit(X, y)[-1].top_k_ in TOP_KS
 
 
-def test_validation_samples_reach_every_fit(documents):
+@pytest.mark.parametrize("n_val", [100, 300], ids=["fewer", "as many as samples"])
+def test_validation_samples_reach_every_fit_whole(documents, n_val):
     X, y = documents
-    search = build(max_iter=2).fit(X[:300], y[:300], X_val=X[300:], y_val=y[300:])
-    assert len(search.best_estimator_.validation_scores_) == search.n_iter_
+    held_out = {"X_val": X[-n_val:], "y_val": y[-n_val:]}
+    seen = []
+
+    def score(estimator, X, y):
+        seen.append(estimator.validation_scores_[-1])
+        return estimator.score(X, y)
+
+    search = build(
+        SparseExpertClassifier(12, random_state=0, max_iter=2), top_ks=(8,), scoring=score
+    )
+    search.fit(X[:300], y[:300], **held_out)
+    assert len(search.best_estimator_.validation_scores_) == 2
+    folds = StratifiedKFold(3).split(X[:300], y[:300])
+    expected = [
+        SparseExpertClassifier(12, top_k=8, random_state=0, max_iter=2)
+        .fit(X[train], y[train], **held_out)
+        .validation_scores_[-1]
+        for train, _ in folds
+    ]
+    assert seen == expected
 
 
 def test_verbose_prints_a_line_for_every_fold(documents, capsys):
@@ -439,3 +631,167 @@ def test_verbose_prints_a_line_for_every_fold(documents, capsys):
     assert [line.split(":")[0] for line in lines] == ["Fold 1/3", "Fold 2/3", "Fold 3/3"]
     build().fit(*documents)
     assert capsys.readouterr().out == ""
+
+
+def test_a_pipeline_is_fitted_to_raw_texts_in_each_fold(texts):
+    X, y = texts
+    vocabularies = []
+
+    def score(estimator, X, y):
+        assert isinstance(X[0], str)
+        vocabularies.append(set(estimator[0].vocabulary_))
+        return estimator.score(X, y)
+
+    build(build_text_pipeline(), scoring=score, top_ks=(1,)).fit(X, y)
+    folds = list(StratifiedKFold(3).split(X, y))
+    assert vocabularies == [
+        {word for place in train for word in X[place].split()} for train, _ in folds
+    ]
+
+
+def test_every_level_of_a_pipeline_gets_the_score_of_a_separate_evaluation(texts):
+    X, y = texts
+    search = build(build_text_pipeline(n_experts=6)).fit(X, y)
+    expected = []
+    for train, test in StratifiedKFold(3).split(X, y):
+        pipeline = build_text_pipeline(n_experts=6, top_k=8)
+        pipeline.fit([X[i] for i in train], y[train])
+        expected.append(
+            [
+                pipeline.set_params(sparseexpertclassifier__top_k=k).score(
+                    [X[i] for i in test], y[test]
+                )
+                for k in TOP_KS
+            ]
+        )
+    assert_array_equal(search.scores_, expected)
+    by_name = build(build_text_pipeline(n_experts=6), scoring="neg_log_loss").fit(X, y)
+    pipeline = build_text_pipeline(n_experts=6, top_k=8)
+    losses = cross_val_score(pipeline, X, y, scoring="neg_log_loss", cv=3)
+    assert_array_equal(by_name.scores_[:, -1], losses)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series], ids=lambda kind: kind.__name__)
+def test_texts_may_come_in_any_sequence(texts, kind):
+    X, y = texts
+    expected = build(build_text_pipeline()).fit(X, y)
+    search = build(build_text_pipeline()).fit(kind(X), kind(y))
+    assert_array_equal(search.scores_, expected.scores_)
+    assert_array_equal(search.predict(kind(X)), expected.predict(X))
+
+
+def test_a_frame_may_have_a_column_of_texts(texts):
+    X, y = texts
+    frame = pd.DataFrame({"text": X, "length": [len(text) for text in X]})
+    columns = make_column_transformer(
+        (CountVectorizer(), "text"), (MaxAbsScaler(), ["length"]), sparse_threshold=1.0
+    )
+    search = build(make_pipeline(columns, SparseExpertClassifier(random_state=0)))
+    search.fit(frame, y)
+    assert search.score(frame, y) > 0.9
+    assert search.feature_names_in_.tolist() == ["text", "length"]
+    assert search.n_features_in_ == 2
+    of_texts = build(build_text_pipeline()).fit(X, y)
+    for name in ("n_features_in_", "feature_names_in_"):  # a vectorizer has neither
+        assert not hasattr(of_texts, name)
+
+
+@pytest.mark.parametrize("container", [sparse.coo_matrix, sparse.csc_array, sparse.bsr_array])
+def test_any_sparse_container_is_accepted(documents, container):
+    X, y = documents
+    search = build().fit(container(X), y)
+    assert_array_equal(search.scores_, build().fit(X, y).scores_)
+
+
+@pytest.mark.parametrize(
+    ("build_estimator", "prefix"),
+    [
+        (lambda last: last, ""),
+        (lambda last: make_pipeline(FunctionTransformer(), last), "sparseexpertclassifier__"),
+        (
+            lambda last: make_pipeline(FunctionTransformer(), make_pipeline(MaxAbsScaler(), last)),
+            "pipeline__sparseexpertclassifier__",
+        ),
+        (lambda last: make_pipeline(last), "sparseexpertclassifier__"),
+    ],
+    ids=["classifier", "pipeline", "nested pipelines", "pipeline of one step"],
+)
+def test_results_have_the_name_by_which_the_estimator_sets_top_k(
+    documents, build_estimator, prefix
+):
+    X, y = documents
+    estimator = build_estimator(SparseExpertClassifier(12, random_state=0))
+    search = build(estimator).fit(X, y)
+    assert search.best_params_ == {f"{prefix}top_k": search.top_k_}
+    results = search.cv_results_
+    assert results["params"] == [{f"{prefix}top_k": k} for k in TOP_KS]
+    assert_array_equal(results[f"param_{prefix}top_k"], TOP_KS)
+    assert search.best_estimator_.get_params()[f"{prefix}top_k"] == search.top_k_
+    path = search.predict_proba_path(X, TOP_KS)
+    assert_allclose(path[search.best_index_], search.predict_proba(X), rtol=1e-12)
+    assert search.transform(X).shape == (len(y), 12)
+    assert len(search.get_feature_names_out()) == 12
+    estimator.set_params(**search.best_params_)
+    assert estimator.get_params()[f"{prefix}top_k"] == search.top_k_
+
+
+@pytest.mark.parametrize("scoring", [None, "neg_log_loss"])
+def test_the_transformers_run_once_per_fold(documents, scoring):
+    X, y = documents
+    Counted.lengths.clear()
+    pipeline = make_pipeline(Counted(), SparseExpertClassifier(12, random_state=0))
+    build(pipeline, scoring=scoring, refit=False).fit(X, y)
+    lengths = [len(part) for fold in StratifiedKFold(3).split(X, y) for part in fold]
+    assert Counted.lengths == lengths
+
+
+def test_the_estimator_of_the_user_does_not_change(texts):
+    X, y = texts
+    pipeline = build_text_pipeline(top_k=5).fit(X[:30], y[:30])
+    vocabulary, before = dict(pipeline[0].vocabulary_), pipeline.predict_proba(X)
+    search = build(pipeline).fit(X, y)
+    assert search.estimator is pipeline
+    assert pipeline[-1].top_k == 5
+    assert pipeline[0].vocabulary_ == vocabulary
+    assert_array_equal(pipeline.predict_proba(X), before)
+    assert search.best_estimator_ is not pipeline
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LogisticRegression(),
+        make_pipeline(TfidfVectorizer(), LogisticRegression()),
+        make_pipeline(SparseExpertClassifier(), "passthrough"),
+        TopKSearchCV(SparseExpertClassifier()),
+        SparseExpertClassifier,
+    ],
+    ids=["linear", "pipeline of another", "not the last step", "search", "class"],
+)
+def test_an_estimator_without_sparsity_levels_is_refused(documents, estimator):
+    with pytest.raises(TypeError, match="estimator has to be a SparseExpertClassifier or a Pipel"):
+        build(estimator).fit(*documents)
+    with pytest.raises(ValueError, match="'estimator' parameter of TopKSearchCV"):
+        build("SparseExpertClassifier").fit(*documents)
+
+
+def test_parameters_of_the_estimator_are_validated(documents):
+    with pytest.raises(ValueError, match="'alpha' parameter of SparseExpertClassifier must be"):
+        build(SparseExpertClassifier(alpha=-1)).fit(*documents)
+
+
+@pytest.mark.parametrize("score", [{"accuracy": 1.0}, "high", np.ones(2)], ids=repr)
+def test_a_score_that_is_not_one_number_is_refused(documents, score):
+    with pytest.raises(ValueError, match="has to return a number"):
+        build(scoring=lambda estimator, X, y: score).fit(*documents)
+
+
+def test_folds_may_be_masks_and_have_to_be_there(documents):
+    X, y = documents
+    places = np.arange(len(y))
+    masks = [(places % 3 != i, places % 3 == i) for i in range(3)]
+    search = build(cv=masks).fit(X, y)
+    indices = [(np.flatnonzero(train), np.flatnonzero(test)) for train, test in masks]
+    assert_array_equal(search.scores_, score_folds(documents, indices))
+    with pytest.raises(ValueError, match="no folds"):
+        build(cv=[]).fit(X, y)

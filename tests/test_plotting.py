@@ -17,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skparse import SparseExpertClassifier
 from skparse.datasets import make_topic_documents
-from skparse.model_selection import SparseExpertClassifierCV
+from skparse.model_selection import TopKSearchCV
 from skparse.plotting import ExpertUsageDisplay, LossCurveDisplay, SparsityPathDisplay
 
 
@@ -58,9 +58,8 @@ def held_out(documents):
 
 @pytest.fixture(scope="module")
 def search(documents):
-    return SparseExpertClassifierCV((1, 2, 4, 8), cv=3, n_experts=12, random_state=0).fit(
-        *documents
-    )
+    classifier = SparseExpertClassifier(12, random_state=0)
+    return TopKSearchCV(classifier, top_ks=(1, 2, 4, 8), cv=3).fit(*documents)
 
 
 def paired_errors(observations, best):
@@ -110,6 +109,22 @@ def test_pipelines_and_searches_give_the_numbers_of_their_classifier(documents, 
     assert usage.expert_load.sum() == search.best_estimator_.expert_load_.sum()
     curve = LossCurveDisplay.from_estimator(pipeline).loss_curve
     assert curve == search.best_estimator_.loss_curve_
+
+
+def test_a_search_over_a_pipeline_gives_the_numbers_of_its_classifier(documents, search):
+    X, y = documents
+    pipeline = make_pipeline(FunctionTransformer(), SparseExpertClassifier(12, random_state=0))
+    over_pipeline = TopKSearchCV(pipeline, top_ks=(1, 2, 4, 8), cv=3).fit(X, y)
+    expected = SparsityPathDisplay.from_estimator(search, X, y)
+    display = SparsityPathDisplay.from_estimator(over_pipeline, X, y)
+    assert_array_equal(display.scores, expected.scores)
+    assert display.top_k == search.top_k_
+    display = SparsityPathDisplay.from_cv_results(over_pipeline.cv_results_)
+    assert_array_equal(display.scores, search.cv_results_["mean_test_score"])
+    assert_array_equal(display.std_errors, search.cv_results_["std_error_paired_loss"])
+    assert LossCurveDisplay.from_estimator(over_pipeline).loss_curve == (
+        search.best_estimator_.loss_curve_
+    )
 
 
 def test_the_path_of_multilabel_targets_counts_whole_sets(documents):

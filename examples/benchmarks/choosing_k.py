@@ -3,7 +3,7 @@
     python examples/benchmarks/choosing_k.py --data banking77 20newsgroups-stripped
     python examples/benchmarks/choosing_k.py --data banking77 --resamples 20
 
-For every data set: seconds of `SparseExpertClassifierCV` over six K with five folds, against six
+For every data set: seconds of `TopKSearchCV` over six K with five folds, against six
 plain fits and against `GridSearchCV` over the same grid, and the test accuracy of the chosen K
 beside the best K's. With ``--resamples`` the choice is repeated on random parts of the training
 rows, and the regret (test accuracy of the best K minus that of the chosen one) is averaged. All
@@ -19,7 +19,7 @@ from problems import build_problem
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
 from skparse import SparseExpertClassifier
-from skparse.model_selection import SparseExpertClassifierCV
+from skparse.model_selection import TopKSearchCV
 
 TOP_KS = (1, 2, 4, 8, 16, 32)
 
@@ -56,7 +56,7 @@ def report_choice(name, problem, parameters, with_grid, with_separate):
     """Print what the choice costs, and the accuracy of every K on the test rows."""
     X, y = problem.train.X, problem.train.y
     classifier = SparseExpertClassifier(top_k=max(TOP_KS), **parameters)
-    search = SparseExpertClassifierCV(top_ks=TOP_KS, cv=5, **parameters)
+    search = TopKSearchCV(SparseExpertClassifier(**parameters), top_ks=TOP_KS, cv=5)
     classifier.fit(X[:500], y[:500]).predict(X[:5])  # compiles
     # Plain fits before and after: what else the machine does weighs alike.
     plain = [seconds_of(lambda: classifier.fit(X, y))[0] for _ in range(3)]
@@ -89,7 +89,8 @@ def report_regret(name, problem, parameters, n_resamples, share):
     splitter = ShuffleSplit(n_resamples, train_size=share, random_state=parameters["random_state"])
     rows = {"one_standard_error": [], "best": []}
     for part, _ in splitter.split(X):
-        search = SparseExpertClassifierCV(top_ks=TOP_KS, **parameters).fit(X[part], y[part])
+        search = TopKSearchCV(SparseExpertClassifier(**parameters), top_ks=TOP_KS)
+        search.fit(X[part], y[part])
         test = accuracies_at(search.best_estimator_, problem.test)
         best = int(np.argmin(search.cv_results_["rank_test_score"]))
         for rule, index in zip(rows, (search.best_index_, best), strict=True):

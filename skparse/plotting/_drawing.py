@@ -1,9 +1,10 @@
-"""What all displays need: axes, colours, and the classifier inside what they are given."""
+"""Common parts of the displays: axes, colours, and the classifier of an estimator."""
 
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-# Two colours that stay apart in grey and for colour-blind readers.
+from .._pipeline import find_last_step, transform_for_last_step
+
+# Two colours that differ in grey and for colour-blind readers.
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
@@ -25,7 +26,7 @@ def find_classifier(estimator, X=None):
     check_is_fitted(estimator)
     if hasattr(estimator, "best_estimator_"):
         return find_classifier(estimator.best_estimator_, X)
-    if isinstance(estimator, Pipeline):
-        X = X if X is None or len(estimator) == 1 else estimator[:-1].transform(X)
-        return find_classifier(estimator[-1], X)
-    return estimator, X
+    last, _ = find_last_step(estimator)
+    if last is estimator:
+        return estimator, X
+    return find_classifier(last, X if X is None else transform_for_last_step(estimator, X))

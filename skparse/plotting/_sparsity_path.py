@@ -6,7 +6,7 @@ from time import perf_counter
 import numpy as np
 from sklearn.base import clone
 
-from .._level_choice import choose_level, compare_levels
+from .._top_k_choice import choose_level, compare_levels
 from ._drawing import BLUE, ORANGE, choose_axes, find_classifier
 
 
@@ -46,7 +46,7 @@ class SparsityPathDisplay:
 
     See Also
     --------
-    skparse.model_selection.SparseExpertClassifierCV : Chooses the level.
+    skparse.model_selection.TopKSearchCV : Chooses the level.
 
     Examples
     --------
@@ -137,7 +137,7 @@ class SparsityPathDisplay:
         Parameters
         ----------
         cv_results : dict or DataFrame
-            `cv_results_` of :class:`~skparse.model_selection.SparseExpertClassifierCV`, of
+            `cv_results_` of :class:`~skparse.model_selection.TopKSearchCV`, of
             :class:`~sklearn.model_selection.GridSearchCV` or of its likes, over the `top_k` of
             a classifier or of a step of a pipeline. With other parameters in the grid, each
             level is shown with the best of them.
@@ -147,7 +147,7 @@ class SparsityPathDisplay:
             Name of the score, for searches with several.
         n_samples : int, default=None
             Samples scored per fold, to get microseconds per sample from `mean_score_time`; not
-            needed for the results of `SparseExpertClassifierCV`.
+            needed for the results of `TopKSearchCV`.
         ax : matplotlib Axes, default=None
             Axes to draw on.
         **kwargs : dict
