@@ -1,11 +1,11 @@
 """
-20 Newsgroups: how many experts, and what they stand for
-========================================================
+20 Newsgroups: how many experts, and their top terms
+====================================================
 
-One fit trains all numbers of kept experts up to `top_k`. Here they are read one after the other
-on 20 Newsgroups without headers, footers and quotes, and a few experts are shown by the terms
-that call them. The data set is downloaded, unless the folder that the environment variable
-``SKPARSE_DATA`` names holds it in ``scikit_learn_data``.
+One fit trains all numbers of kept experts up to `top_k`. This example predicts with several of
+them on 20 Newsgroups without headers, footers and quotes. It then shows a few experts by the terms
+with the largest router weights. The data set is downloaded, unless it is in
+``scikit_learn_data`` in the folder of the environment variable ``SKPARSE_DATA``.
 """
 
 import os
@@ -40,14 +40,14 @@ for top_k in top_ks:
     print(f"top_k={top_k}: accuracy {accuracies[-1]:.3f}")
 
 # %%
-# What the experts stand for
-# --------------------------
-# A column of `router_coef_` holds the weights of the terms that call an expert, its row of
-# `expert_coef_` what the expert says about the classes.
+# The top terms of the experts
+# ----------------------------
+# A column of `router_coef_` holds the weights of the terms of an expert. A row of `expert_coef_`
+# holds its outputs for the classes.
 
 terms = vectorizer.get_feature_names_out()
 router = classifier.router_coef_.tocsc()
-speaks_for = classifier.classes_[classifier.expert_coef_.toarray().argmax(axis=1)]
+top_class = classifier.classes_[classifier.expert_coef_.toarray().argmax(axis=1)]
 busiest = np.argsort(-classifier.expert_load_, kind="stable")[:4]
 
 figure, axes = plt.subplots(1, 5, figsize=(13, 3.2), layout="constrained")
@@ -59,8 +59,8 @@ for expert, axis in zip(busiest, axes[1:], strict=True):
     column = slice(router.indptr[expert], router.indptr[expert + 1])
     weights, features = router.data[column], router.indices[column]
     top = np.argsort(-weights, kind="stable")[:8]
-    print(f"expert {expert} ({speaks_for[expert]}): {', '.join(terms[features[top]])}")
+    print(f"expert {expert} ({top_class[expert]}): {', '.join(terms[features[top]])}")
     axis.barh(terms[features[top]], weights[top])
     axis.invert_yaxis()
-    axis.set(title=speaks_for[expert], xlabel="router weight")
+    axis.set(title=top_class[expert], xlabel="router weight")
 figure.savefig("20newsgroups.png", dpi=150)

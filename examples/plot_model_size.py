@@ -2,9 +2,10 @@
 Accuracy against bytes against time
 ===================================
 
-The same texts, the same features, the same file format: the sparse expert classifier at several
-densities and storage types, and linear models as they come, in float32, with an L1 penalty, and
-with their smallest weights set to zero. Sparse linear models are stored as sparse matrices.
+All models have the same texts, the same features and the same file format. The sparse expert
+classifier is stored at several densities and data types. The linear models are stored as fitted,
+in float32, with an L1 penalty, and with their smallest weights set to zero. Sparse linear models
+are stored as sparse matrices.
 """
 
 # %%
@@ -32,7 +33,7 @@ rows = []
 
 
 def measure(family, name, model, weights=None):
-    """Record accuracy, bytes and microseconds per row; ``weights`` is what a file has to hold."""
+    """Record accuracy, bytes and microseconds per row; a file stores ``weights`` if given."""
     model.predict(X_test[:100])
     start = perf_counter()
     accuracy = model.score(X_test, y_test)
@@ -42,7 +43,7 @@ def measure(family, name, model, weights=None):
 
 
 # %%
-# One fit of ours; `compress` makes smaller copies of it.
+# One fit of `SparseExpertClassifier`; `compress` makes smaller copies of it.
 ours = SparseExpertClassifier(random_state=0).fit(X, y)
 measure("sparse experts", "default, float32", ours)
 for dtype in ("float16", "int8"):
@@ -55,8 +56,8 @@ dense = SparseExpertClassifier(weight_density=1.0, random_state=0).fit(X, y)
 measure("sparse experts", "dense, float32", dense)
 
 # %%
-# Linear models, with the same freedom to be small: the weights of a file are those that are not
-# zero, as CSR where that is smaller.
+# Linear models are made smaller in similar ways: only the weights that are not zero are stored, as
+# a CSR array.
 for name, model in {
     "LogisticRegression(C=10)": LogisticRegression(C=10, max_iter=300),
     "LinearSVC()": LinearSVC(),
@@ -74,7 +75,7 @@ for name, model in {
         measure(name, f"largest {share:.0%}, float32", model, stored)
 
 # %%
-# Left and high is better; a marker's size is the time of a prediction.
+# Left and high is better. The size of a marker is the time of a prediction.
 print(f"{'model':26} {'variant':26} {'accuracy':>8} {'bytes':>12} {'us/row':>7}")
 figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
 for family in dict.fromkeys(row[0] for row in rows):

@@ -2,9 +2,9 @@
 Quickstart
 ==========
 
-Classify texts with :class:`~skparse.SparseExpertClassifier` in the place of a linear model:
-compare, choose `top_k` by grid search, save, load, predict. The texts are the docstrings of
-NumPy, SciPy and scikit-learn, to be sorted by the module they come from, so nothing is downloaded.
+Classify texts with :class:`~skparse.SparseExpertClassifier` in the place of a linear model.
+Compare models, choose `top_k` by grid search, save, load and predict. The texts are the docstrings
+of NumPy, SciPy and scikit-learn, so nothing is downloaded. The class is the module of a docstring.
 """
 
 import pickle
@@ -32,10 +32,10 @@ X_train, X_test = vectorizer.fit_transform(text_train), vectorizer.transform(tex
 print(f"{X_train.shape[0]} training texts, {X_train.shape[1]} terms, {len(set(y_train))} classes")
 
 # %%
-# The classifier beside linear models
-# -----------------------------------
-# All get the same matrix. The very first fit on a machine compiles the kernels, so a small one
-# goes ahead and is not counted.
+# Comparison with linear models
+# -----------------------------
+# All models use the same matrix. The first fit on a machine compiles the kernels, so a small fit
+# comes first and is not timed.
 
 SparseExpertClassifier().fit(X_train[:200], y_train[:200])
 
@@ -58,7 +58,7 @@ for model in models:
 # %%
 # Choose top_k
 # ------------
-# `top_k`, the number of experts that a text keeps, is a parameter like any other.
+# `top_k`, the number of experts that a text keeps, can be chosen by a grid search.
 
 pipeline = make_pipeline(vectorizer, SparseExpertClassifier(random_state=0))
 top_ks = [1, 2, 4, 8]
@@ -76,7 +76,7 @@ sentence = "Fit a straight line to points and return its slope with a standard e
 print(f"{sentence!r} belongs to {classifier.predict([sentence])[0]}")
 
 # %%
-# The comparison and the grid as a picture.
+# A plot of the comparison and of the grid.
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for model, size, accuracy in zip(models, sizes, accuracies, strict=True):
     left.plot(size / 1e6, accuracy, "o", label=type(model).__name__)

@@ -193,7 +193,7 @@ def test_an_update_keeps_the_other_data_sets_with_their_conditions(harness, resu
     found["results"] += results["results"]
     page = harness.report.build_page(found)
     assert page.count("an abacus") == 1
-    assert "as their sections say: banking77." in page
+    assert "in their sections: banking77." in page
 
 
 def test_verdict_is_level_unless_the_interval_excludes_zero(harness):

@@ -2,10 +2,10 @@
 
     python examples/benchmarks/bandwidth.py --data 20newsgroups --threads 2
 
-The algorithm has to read X once and, for every nonzero, the connections of its feature (an
-index and a value each), and to write the output once. What the caches save and what the
-computation costs is in the ratio: 1 would be a prediction as fast as a plain copy of as many
-bytes.
+A prediction reads X once and, for every nonzero, the connections of its feature (an index and a
+value each). It writes the output once. The ratio of the two rates includes the savings of the
+caches and the cost of the computation: with a ratio of 1, a prediction is as fast as a plain copy
+of the same number of bytes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COPIED_BYTES = 2**28  # far beyond any cache
 
 
 def copy_bandwidth(threads, n_bytes=COPIED_BYTES, repeats=7):
-    """Return the bytes that numpy.copyto reads and writes per second, in as many threads."""
+    """Return the bytes that numpy.copyto reads and writes per second, in `threads` threads."""
     source, target = np.ones(n_bytes, np.uint8), np.zeros(n_bytes, np.uint8)
     targets, sources = (np.array_split(array, threads) for array in (target, source))
     with ThreadPoolExecutor(threads) as pool:
@@ -73,8 +73,8 @@ def measure_bandwidth(folder, threads, repeats):
 def run_bandwidth(data, cache, threads, repeats):
     """Measure in a process of its own, with fixed threads; `cache` keeps the vectorised set."""
     folder = prepare_problem(data, cache, "float32", 0)
-    told = {"folder": str(folder), "threads": threads, "repeats": repeats}
-    command = [sys.executable, __file__, "--told", json.dumps(told)]
+    task = {"folder": str(folder), "threads": threads, "repeats": repeats}
+    command = [sys.executable, __file__, "--task", json.dumps(task)]
     env = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
     done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return {"data": data, **json.loads(done.stdout)}
@@ -92,16 +92,16 @@ def format_bandwidth(figures):
 
 
 def main(arguments=None):
-    """Measure and print; with ``--told``, be the process that measures."""
+    """Measure and print; with ``--task``, run as the measuring process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", choices=CORPORA, default="20newsgroups", metavar="NAME")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cache", metavar="DIR", help="folder that keeps the vectorised set")
-    parser.add_argument("--told", help=argparse.SUPPRESS)
+    parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.told:
-        print(json.dumps(measure_bandwidth(**json.loads(options.told))))
+    if options.task:
+        print(json.dumps(measure_bandwidth(**json.loads(options.task))))
         return
     with tempfile.TemporaryDirectory() as scratch:
         settings = options.cache or scratch, options.threads, options.repeats

@@ -1,10 +1,10 @@
-"""Compare SparseExpertClassifier with its peers, side by side on the same data.
+"""Compare SparseExpertClassifier with other models on the same data.
 
     python examples/benchmarks/compare.py --data banking77 clinc150 --json results.json
 
 Every model runs in a process of its own with the same number of threads, on the same rows of
-the same TF-IDF matrix (fastText on the texts). Needs the extra `benchmark`, and `plot` for
-``--figure``; peers and data sets that are not there are reported and left out.
+the same TF-IDF matrix (fastText on the texts). The extra `benchmark` is needed, and `plot` for
+``--figure``. Models and data sets that are not installed are reported and skipped.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def parse_arguments(arguments=None):
         metavar="NAME",
         help=f"models, by default all: {', '.join(MODELS)}",
     )
-    add("--repeats", type=int, default=5, help="fits, and predictions, a median is taken over")
+    add("--repeats", type=int, default=5, help="fits and predictions per median")
     add("--threads", type=int, default=2, help="threads of every model that can use them")
     add("--dtype", choices=["float32", "float64"], default="float32", help="dtype of X")
     add("--seed", type=int, default=0, help="of the models, the shuffle and the bootstrap")
@@ -59,28 +59,28 @@ def parse_arguments(arguments=None):
         "--width",
         type=int,
         default=256,
-        help="hidden units of the networks where ours, whose width they take, is not run",
+        help="hidden units of the networks if ours, whose width they use, is not run",
     )
     add(
         "--budget",
         type=float,
         default=120.0,
-        help="seconds after which a model is not fitted again, though repeats are left",
+        help="seconds after which a model is not fitted again, even if repeats are left",
     )
     add("--timeout", type=float, default=3600.0, help="seconds after which a model is stopped")
     add("--cache", metavar="DIR", help="folder that keeps the vectorised data sets")
-    add("--json", metavar="FILE", help="write everything measured")
+    add("--json", metavar="FILE", help="write all results")
     add(
         "--update",
         metavar="FILE",
-        help="results of an earlier run, whose other data sets are kept with machine and date",
+        help="results of an earlier run; its other data sets are kept, with machine and date",
     )
     add("--figure", metavar="FILE", help="draw accuracy against time and size")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Run the comparison, print it and write what was asked for; return all results."""
+    """Run the comparison, print it and write the requested files; return all results."""
     options = parse_arguments(arguments)
     shown = ("repeats", "threads", "dtype", "seed", "budget", "timeout")
     conditions = {
@@ -99,14 +99,14 @@ def main(arguments=None):
             others = [row for row in results["results"] if row["data"] != data]
             results["results"] = others + rows
             bar.write(format_data_set(data, description, rows))
-            write_json(results, options.json)  # after each set: long runs get interrupted
+            write_json(results, options.json)  # after each set, as long runs may be interrupted
     if options.figure:
         draw_figure(results, options.figure)
     return results
 
 
 def read_earlier(path):
-    """Read the results of an earlier run, each data set with the conditions it was run under."""
+    """Read the results of an earlier run; each data set gets the conditions of that run."""
     results = json.loads(Path(path).read_text(encoding="utf-8"))
     conditions = {name: results[name] for name in ("machine", "settings")}
     results["data"] = {name: {**conditions, **facts} for name, facts in results["data"].items()}
@@ -141,19 +141,19 @@ def run_data_set(data, cache, options, bar):
 
 
 def width_of_ours(name, run, width):
-    """Return the number of experts of our fit, once there is one."""
+    """Return the number of experts of our fit, or `width` before there is one."""
     fitted = name == OURS and "failed" not in run
     return run["readings"][0]["details"]["n_experts"] if fitted else width
 
 
 def run_model(name, folder, settings, options):
-    """Run one model in its own process; return its result, or why there is none."""
+    """Run one model in its own process; return its result, or the reason of its failure."""
     model = MODELS[name](settings)
     if not model.is_installed():
         return {"failed": 'not installed (pip install "skparse[benchmark]")'}
     if settings.multilabel and model.single_label_only:
         return {"failed": "not for several labels per sample"}
-    told = {
+    task = {
         "settings": vars(settings),
         "with_text": model.reads_text,
         "repeats": options.repeats,
@@ -162,7 +162,7 @@ def run_model(name, folder, settings, options):
     threads = dict.fromkeys(THREAD_VARIABLES, str(settings.threads))
     worker = Path(__file__).with_name("worker.py")
     with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, worker, folder, name, output, json.dumps(told)]
+        command = [sys.executable, worker, folder, name, output, json.dumps(task)]
         try:
             subprocess.run(
                 command,
@@ -181,7 +181,7 @@ def run_model(name, folder, settings, options):
 
 
 def read_output(folder):
-    """Read the figures and the predictions that the process left."""
+    """Read the figures and the predictions that the process wrote."""
     run = json.loads((folder / "result.json").read_text())
     for number, reading in enumerate(run["readings"]):
         reading["predicted"] = np.load(folder / f"predicted-{number}.npy")
@@ -189,7 +189,7 @@ def read_output(folder):
 
 
 def compare_with_ours(data, runs, y, seed):
-    """Flatten runs to rows of the report, with the paired difference against our default."""
+    """Flatten runs to rows of the report, with the paired difference to our default."""
     ours = [
         run["readings"][0]["predicted"]
         for name, run in runs
@@ -210,13 +210,13 @@ def compare_with_ours(data, runs, y, seed):
 
 
 def write_json(results, path):
-    """Write the results, if a file was named."""
+    """Write the results if a path is given."""
     if path:
         Path(path).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def progress_bar(total):
-    """Return a bar on standard error; without tqdm, one that only prints what is written."""
+    """Return a progress bar on standard error; without tqdm, one that only prints text."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -225,17 +225,17 @@ def progress_bar(total):
 
 
 class SilentBar(contextlib.nullcontext):
-    """The part of tqdm's interface that is used here, showing nothing."""
+    """The part of tqdm's interface that is used here, without a visible bar."""
 
     def __enter__(self):
-        """Return itself."""
+        """Return the bar."""
         return self
 
     def update(self, n=1):
-        """Show nothing."""
+        """Do nothing."""
 
     def set_description(self, text):
-        """Show nothing."""
+        """Do nothing."""
 
     def write(self, text):
         """Print the text."""

@@ -1,9 +1,9 @@
-"""Data sets of the benchmark: texts, labels, and how each one is turned into words.
+"""Data sets of the benchmark: texts, labels, and the analyzer of each set.
 
-Most sets are read from the folder that the environment variable ``SKPARSE_DATA`` names (default
-``../shared/data`` beside the project), one folder per set with ``train.jsonl.gz`` and
-``test.jsonl.gz``: a JSON object per line with ``text`` and ``label``, the label a string, or a
-list of strings where a sample has several.
+Most sets are read from the folder of the environment variable ``SKPARSE_DATA`` (default
+``../shared/data`` beside the project). It has one folder per set with ``train.jsonl.gz`` and
+``test.jsonl.gz``. Each line is a JSON object with ``text`` and ``label``. The label is a string,
+or a list of strings where a sample has several labels.
 """
 
 import gzip
@@ -22,12 +22,12 @@ CHARACTERS_IN_WORDS = {"analyzer": "char_wb", "ngram_range": (1, 3)}
 
 
 class MissingCorpusError(Exception):
-    """The files of a data set are not on this machine; the message says where they belong."""
+    """The files of a data set were not found; the message names their expected place."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and test texts with their labels; ``analyzer`` goes to the vectoriser."""
+    """Training and test texts with their labels; ``analyzer`` is passed to the vectoriser."""
 
     train_text: list
     train_labels: list
@@ -37,7 +37,7 @@ class Corpus:
 
 
 def data_folder():
-    """Return the folder of the data sets, which need not exist."""
+    """Return the folder of the data sets; it may not exist."""
     project = Path(__file__).resolve().parents[2]
     return Path(os.environ.get("SKPARSE_DATA", project.parent / "shared" / "data"))
 
@@ -55,13 +55,13 @@ def read_jsonl(folder, name):
 
 
 def load_folder(name, analyzer=WORDS):
-    """Read a set that lies in a folder of its own."""
+    """Read a set from its own folder."""
     train, test = read_jsonl(name, "train.jsonl.gz"), read_jsonl(name, "test.jsonl.gz")
     return Corpus(*train, *test, analyzer)
 
 
 def load_20newsgroups(remove=()):
-    """Read 20 Newsgroups from the data folder, or else from scikit-learn's own data home."""
+    """Read 20 Newsgroups from the data folder or, without it, scikit-learn's data home."""
     beside = data_folder() / "scikit_learn_data"
     home = beside if beside.is_dir() else None
     try:
@@ -80,7 +80,7 @@ def load_20newsgroups(remove=()):
 
 
 def load_api_docs():
-    """Docstrings of the installed numpy, scipy and scikit-learn, a quarter of them held out."""
+    """Load docstrings of numpy, scipy and scikit-learn; a quarter of them is the test part."""
     try:
         from skparse import datasets
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""A dense two-layer network on sparse rows, for skorch: the peer without sparse experts.
+"""A dense two-layer network on sparse rows, for skorch: a peer without sparse experts.
 
-The first layer is an embedding bag, which touches only the words of a row, with sparse
-gradients: the fastest such network that plain torch offers.
+The first layer is an embedding bag with sparse gradients. It reads only the words of a row, and is
+the fastest such network in plain torch.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ class SparseRows(torch.utils.data.Dataset):
 
 
 def collate(rows):
-    """Join rows, padded with zero values, to the arguments of the network and their classes."""
+    """Join rows, padded with zero values; return the arguments of the network and the classes."""
     indices, values, y = zip(*rows, strict=True)
     lengths = np.array([len(row) for row in indices])
     filled = np.arange(max(1, lengths.max())) < lengths[:, None]
@@ -38,7 +38,7 @@ def collate(rows):
 
 
 class EmbeddingNetwork(nn.Module):
-    """ReLU(W1 x + b1), all units kept, and a linear output."""
+    """ReLU(W1 x + b1) with all units kept, and a linear output."""
 
     def __init__(self, n_features, n_units, n_classes):
         super().__init__()
@@ -61,7 +61,7 @@ def build_network(n_features, n_units, n_classes, epochs):
         module__n_units=n_units,
         module__n_classes=n_classes,
         criterion=nn.CrossEntropyLoss,
-        optimizer=torch.optim.Adagrad,  # takes sparse gradients
+        optimizer=torch.optim.Adagrad,  # supports sparse gradients
         lr=0.05,
         batch_size=32,
         iterator_valid__batch_size=1024,

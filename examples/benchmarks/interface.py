@@ -1,4 +1,4 @@
-"""What every model of the benchmark looks like to the code that measures it."""
+"""The common interface of the models of the benchmark."""
 
 import importlib.util
 import tempfile
@@ -12,7 +12,7 @@ from measure import stored_bytes
 
 @dataclass(frozen=True)
 class Settings:
-    """What every model is told: threads, seed, the problem's kind, the width of a network."""
+    """Settings of every model: threads, seed, kind of problem, width of a network."""
 
     threads: int
     seed: int
@@ -25,30 +25,30 @@ class Settings:
 class Model:
     """One model of the benchmark.
 
-    `predict` and `predict_proba` return whatever the package returns, since that is what is
-    timed; `to_classes` and `to_matrix` turn it into classes and probabilities afterwards.
+    `predict` and `predict_proba` return what the package returns, as these calls are timed.
+    `to_classes` and `to_matrix` convert the result into classes and probabilities afterwards.
     """
 
-    module = "sklearn"  # what must be importable
+    module = "sklearn"  # must be importable
     single_label_only = False
     reads_text = False
     has_proba = True
-    note = ""  # how the model was set, for the report
-    readings = ("",)  # settings that one fit can be predicted with
+    note = ""  # the settings of the model, for the report
+    readings = ("",)  # settings of predictions with one fit
 
     def __init__(self, settings):
         self.settings = settings
 
     def is_installed(self):
-        """Tell whether the model's package is there, without importing it."""
+        """Return whether the package of the model is installed, without importing it."""
         return importlib.util.find_spec(self.module) is not None
 
     def rows_of(self, part):
-        """Return what the model reads of a part of the problem."""
+        """Return the input of the model: the texts or the matrix of a part of the problem."""
         return part.text if self.reads_text else part.X
 
     def tune(self, rows, y):
-        """Choose parameters on the training rows; nothing by default."""
+        """Choose parameters on the training rows; by default there is nothing to choose."""
 
     def set_reading(self, reading):
         """Switch the fitted model to one of `readings`."""
@@ -62,7 +62,7 @@ class Model:
         return output
 
     def details(self):
-        """Return facts about the fit worth recording."""
+        """Return facts about the fit for the report."""
         return {}
 
 
@@ -75,7 +75,7 @@ class EstimatorModel(Model):
 
     def fit(self, rows, y):
         """Fit a fresh estimator."""
-        # Few epochs are this benchmark's choice, and no news to its reader.
+        # The benchmark uses few epochs on purpose, so warnings of that are expected.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.estimator = self.build().fit(rows, y)

@@ -1,4 +1,4 @@
-"""Peers that read and write files of their own and answer with lists of labels."""
+"""Peers that read and write their own files and return lists of labels."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from measure import stored_bytes
 class LabelListModel(Model):
     """A model that is written to files and returns a list of labels for each row.
 
-    A sample with several labels gets those with a probability of a half or more.
+    With several labels per sample, those with a probability of 0.5 or more are predicted.
     """
 
     def __init__(self, settings):
@@ -36,7 +36,7 @@ class LabelListModel(Model):
 
 
 class FastText(LabelListModel):
-    """fastText on the texts themselves, with bigrams of its own."""
+    """fastText on the texts, with its own bigrams."""
 
     module = "fasttext"
     reads_text = True
@@ -47,11 +47,11 @@ class FastText(LabelListModel):
     )
 
     def rows_of(self, part):
-        """Return the texts on one line each, words and marks set apart."""
+        """Return the texts on one line each, with spaces between words and punctuation marks."""
         return [" ".join(re.findall(r"\w+|[^\w\s]", text.lower())) for text in part.text]
 
     def fit(self, rows, y):
-        """Train; writing the file that fastText reads is part of it."""
+        """Train, including the time to write the file that fastText reads."""
         import fasttext
 
         several = self.settings.multilabel
@@ -101,20 +101,20 @@ class FastText(LabelListModel):
 
 
 class NapkinXC(LabelListModel):
-    """A label tree of napkinXC at its defaults: the peer to beat at many classes."""
+    """A label tree of napkinXC with default parameters, a strong peer with many classes."""
 
     module = "napkinxc"
     note = "defaults; predicts the most likely label, probabilities of all"
 
     def fit(self, rows, y):
-        """Train into a new folder, which is the model."""
+        """Train; the model is a new folder."""
         from napkinxc import models
 
         self._folder = tempfile.TemporaryDirectory()
         options = {"threads": self.settings.threads, "seed": self.settings.seed}
         self.estimator = getattr(models, self.tree)(self._folder.name, verbose=0, **options)
         several = self.settings.multilabel
-        # Lists of plain integers are what it takes for classes.
+        # napkinXC accepts classes only as lists of plain integers.
         labels = [np.flatnonzero(row).tolist() for row in y] if several else y.tolist()
         self.estimator.fit(rows, labels)
 

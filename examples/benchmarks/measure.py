@@ -1,4 +1,4 @@
-"""Seconds, bytes, and the machine they were measured on."""
+"""Measure seconds and bytes, and describe the machine."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def time_calls(call, repeats, budget=float("inf")):
-    """Return the seconds of each of `repeats` calls, fewer once they exceed `budget` in sum."""
+    """Return the seconds of `repeats` calls, or of fewer once their sum exceeds `budget`."""
     seconds = []
     while len(seconds) < repeats and sum(seconds) < budget:
         start = time.perf_counter()
@@ -29,7 +29,7 @@ def time_calls(call, repeats, budget=float("inf")):
 
 
 def microseconds_per_row(call, rows, n_rows, repeats, budget):
-    """Return the median time of a call on all rows at once, divided by their number."""
+    """Return the median time of a call on all rows at once, divided by the number of rows."""
     return 1e6 * statistics.median(time_calls(lambda: call(rows), repeats, budget)) / n_rows
 
 
@@ -45,19 +45,20 @@ def microseconds_for_one_row(call, rows, n_rows, n_calls=200, budget=10.0):
 
 
 class PeakMemory:
-    """Context manager: the most memory held inside, in `extra_bytes` over what was held before.
+    """Context manager that measures the peak memory of its block.
 
-    `total_bytes` is that of the whole process, interpreter and libraries included.
+    `extra_bytes` is the peak minus the memory on entry, `total_bytes` the peak of the whole
+    process, interpreter and libraries included.
 
-    On Linux the kernel's high-water mark is reset on entry, so the figure is good to a fraction
-    of a megabyte and includes everything a call allocates, whatever the library. Elsewhere the
+    On Linux the kernel's high-water mark is reset on entry, so the figure is accurate to a
+    fraction of a megabyte and includes the allocations of every library. On other systems the
     mark is that of the whole life of the process, so the figure is a lower bound.
     """
 
     def __enter__(self):
-        """Set the mark to the memory held now."""
+        """Reset the mark to the current memory."""
         gc.collect()
-        # Memory that was freed but kept for later use would hide what the call allocates.
+        # Memory that was freed but is still held would hide allocations of the block.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         with contextlib.suppress(OSError):
@@ -74,10 +75,10 @@ class PeakMemory:
 def _high_water_bytes():
     status = Path("/proc/self/status")
     if status.exists():
-        # Not ru_maxrss: a child process starts with the mark of its parent there.
+        # Not ru_maxrss: it starts at the mark of the parent process.
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
         return 1024 * int(line.split()[1])
-    import resource  # not on Windows, where this harness measures no memory
+    import resource  # not on Windows, where memory is not measured
 
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,6 @@
 """The models of the benchmark.
 
-`MODELS` maps the names that the command line takes to models; add a peer by adding an entry.
+`MODELS` maps the names of the command line to models. To add a peer, add an entry.
 """
 
 import warnings
@@ -20,7 +20,7 @@ OURS = "SparseExpertClassifier"
 
 
 class SparseExperts(EstimatorModel):
-    """SparseExpertClassifier with its defaults, one fit read at several top_k."""
+    """SparseExpertClassifier with its defaults: one fit, predictions at several top_k."""
 
     module = "skparse"
     note = "all defaults but n_jobs and random_state"
@@ -35,12 +35,12 @@ class SparseExperts(EstimatorModel):
         )
 
     def set_reading(self, reading):
-        """Set top_k, which needs no refit."""
+        """Set top_k, without another fit."""
         top_k = int(reading.removeprefix("top_k=")) if reading else self.build().top_k
         self.estimator.set_params(top_k=top_k)
 
     def details(self):
-        """Return the width and the epochs that the defaults came to."""
+        """Return the width and the epochs that resulted from the defaults."""
         return {
             "n_experts": int(self.estimator.n_experts_),
             "top_k": int(self.estimator.top_k),
@@ -49,10 +49,10 @@ class SparseExperts(EstimatorModel):
 
 
 class LinearModel(EstimatorModel):
-    """A linear classifier of scikit-learn, one against the rest where labels are several.
+    """A linear classifier of scikit-learn, one-vs-rest with several labels per sample.
 
-    `params` is what it runs with; with a `grid` the best of it by cross-validation on the
-    training part is put in their place, over three folds.
+    It is fitted with `params`. If there is a `grid`, its best parameters by 3-fold
+    cross-validation on the training part are used instead.
     """
 
     def __init__(self, settings, make, params, grid=None, has_proba=True):
@@ -65,19 +65,19 @@ class LinearModel(EstimatorModel):
         self.note += "" if grid is None else ", the best by 3-fold cross-validation"
 
     def build(self):
-        """Return the estimator with the parameters in force."""
+        """Return the estimator with the current parameters."""
         estimator = self._make(self.settings, **self._params)
         if self.settings.multilabel:
             return OneVsRestClassifier(estimator, n_jobs=self.settings.threads)
         return estimator
 
     def fit(self, rows, y):
-        """Fit a fresh estimator, in threads where it can use them."""
+        """Fit a new estimator, in threads where it supports them."""
         with joblib.parallel_config(backend="threading"):
             super().fit(rows, y)
 
     def tune(self, rows, y):
-        """Take the best parameters of the grid."""
+        """Set the best parameters of the grid."""
         if self._grid is None:
             return
         prefix, scoring, folds = "", "accuracy", StratifiedKFold
@@ -99,33 +99,33 @@ class LinearModel(EstimatorModel):
         self._cv_score = float(search.best_score_)
 
     def details(self):
-        """Return the parameters in force, and the score that chose them."""
+        """Return the current parameters, and the cross-validation score that chose them."""
         tuned = {} if self._cv_score is None else {"cv_score": self._cv_score}
         return {"params": self._params, **tuned}
 
 
 def make_linear_svc(settings, **params):
-    """LIBLINEAR's squared hinge; it has no threads to use."""
+    """Return LIBLINEAR with the squared hinge loss; it does not use threads."""
     return LinearSVC(random_state=settings.seed, **params)
 
 
 def make_sgd(settings, loss, **params):
-    """Stochastic gradient descent, classes spread over the threads."""
+    """Return stochastic gradient descent, with the classes distributed over the threads."""
     return SGDClassifier(loss=loss, random_state=settings.seed, n_jobs=settings.threads, **params)
 
 
 def make_logistic_regression(settings, **params):
-    """Multinomial logistic regression, with iterations enough to converge."""
+    """Return multinomial logistic regression, with enough iterations to converge."""
     return LogisticRegression(max_iter=1000, **params)
 
 
 def make_complement_nb(settings, **params):
-    """Complement naive Bayes; counting needs neither seed nor threads."""
+    """Return complement naive Bayes; it needs neither seed nor threads."""
     return ComplementNB(**params)
 
 
 class MLP(EstimatorModel):
-    """MLPClassifier with as many hidden units as ours has experts."""
+    """MLPClassifier with as many hidden units as the model of this package has experts."""
 
     epochs = 2
     note = f"hidden units as many as experts, {epochs} epochs only: read its time per epoch"
@@ -167,7 +167,7 @@ class Skorch(EstimatorModel):
 
 
 def with_tuned(name, make, params, grid, **options):
-    """Return a linear peer twice: with fixed parameters, and tuned under the name NAME-cv."""
+    """Return a linear peer twice: with fixed parameters, and tuned, with the name NAME-cv."""
     fixed = partial(LinearModel, make=make, params=params, **options)
     return {name: fixed, f"{name}-cv": partial(fixed, grid=grid)}
 
@@ -175,7 +175,7 @@ def with_tuned(name, make, params, grid, **options):
 SMALL_ALPHAS = {"alpha": [1e-6, 3e-6, 1e-5, 3e-5, 1e-4]}
 LARGE_ALPHAS = {"alpha": [1e-5, 3e-5, 1e-4, 3e-4]}
 
-# Ours comes first: networks of the same width need to know its width.
+# Ours is first, as its width is the width of the networks.
 MODELS = {
     OURS: SparseExperts,
     **with_tuned(

@@ -1,4 +1,4 @@
-"""The picture of a comparison: score against time and size, relative to ours."""
+"""Draw the picture of a comparison: score against time and size, relative to ours."""
 
 import statistics
 
@@ -21,15 +21,15 @@ COLOURS = {
     "napkinXC-PLT": "tab:cyan",
     "napkinXC-HSM": "tab:gray",
 }
-LOWEST = -12  # points; a model further down is drawn there, as a triangle
+LOWEST = -12  # points; a model with a lower score is drawn at this height, as a triangle
 
 
 def draw_figure(results, path):
     """Draw a panel each for fit time, prediction time and size, and save them to `path`.
 
-    A point is a model: to the left of 1 faster or smaller than ours, above 0 more accurate,
-    each the mean over the data sets where both ran (ratios: the geometric mean). Filled: fixed
-    parameters; hollow: tuned by cross-validation.
+    A point is a model. To the left of 1 it is faster or smaller than ours, above 0 it is more
+    accurate. Its coordinates are means over the data sets where both ran, geometric means for
+    ratios. A filled point has fixed parameters, a hollow one was tuned by cross-validation.
     """
     try:
         from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def draw_figure(results, path):
 
 
 def draw_panel(axes, key, series):
-    """Draw score against one figure for all models."""
+    """Draw the score against one quantity for all models."""
     for (model, reading), figures in series.items():
         style = style_of(model, reading)
         if figures["points"] < LOWEST:
@@ -67,7 +67,7 @@ def draw_panel(axes, key, series):
 
 
 def label_powers(axis):
-    """Write the ticks of a log axis as plain numbers, 1, 2 and 5 of each decade at most."""
+    """Label a log axis with plain numbers, at most 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
@@ -77,7 +77,7 @@ def label_powers(axis):
 
 
 def style_of(model, reading):
-    """Return marker and legend entry of a model; readings of ours share one entry."""
+    """Return marker and legend entry of a model; all top_k of ours share one entry."""
     if model == OURS:
         label = "_" if reading else OURS
         return {
@@ -92,7 +92,7 @@ def style_of(model, reading):
 
 
 def relative_to_ours(results):
-    """Return per model and reading the mean score difference and the mean ratios to ours."""
+    """Return the mean score difference and mean ratios to ours, per model and top_k."""
     ran = [row for row in results["results"] if "failed" not in row]
     ours = {row["data"]: row for row in ran if row["model"] == OURS and not row["reading"]}
     pairs = {}

@@ -1,7 +1,7 @@
-"""One data set as every model of the benchmark sees it: the same X, the same integer classes.
+"""A data set in the form that every model of the benchmark uses: X and integer classes.
 
-A problem travels to the processes that measure as a folder of plain arrays, so that loading it
-leaves nothing in memory but the arrays themselves.
+A problem is passed to the measuring processes as a folder of plain arrays, so that only the arrays
+themselves are in memory after loading.
 """
 
 import json
@@ -17,16 +17,16 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a problem: TF-IDF matrix, classes, and the texts where they were asked for."""
+    """Rows of a problem: TF-IDF matrix, classes, and the texts if they were loaded."""
 
     X: csr_matrix
-    y: np.ndarray  # codes (n_samples,), or 0/1 (n_samples, n_classes) where labels are several
+    y: np.ndarray  # codes (n_samples,), or 0/1 (n_samples, n_classes) for several labels
     text: list | None = None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Training and test rows with what a model may want to know before it sees them."""
+    """Training and test rows, with the properties of the problem that models depend on."""
 
     train: Part
     test: Part
@@ -48,11 +48,11 @@ class Problem:
 
 
 def encode_labels(train_labels, test_labels):
-    """Return the two label lists as codes, or as indicator matrices where a label is a list."""
+    """Return the two label lists as codes, or as indicator matrices if a label is a list."""
     if isinstance(train_labels[0], list):
         binarizer = MultiLabelBinarizer().fit([*train_labels, *test_labels])
         return binarizer.transform(train_labels), binarizer.transform(test_labels)
-    # Classes that only the test part has come last: models never see their codes.
+    # Classes of the test part alone come last, so training codes have no gaps.
     classes = list(np.unique(train_labels))
     unseen = sorted(set(test_labels) - set(classes))
     codes = {label: code for code, label in enumerate([*classes, *unseen])}
@@ -62,7 +62,7 @@ def encode_labels(train_labels, test_labels):
 
 
 def build_problem(corpus, dtype, seed):
-    """Vectorise a corpus; training rows are shuffled, since some sets come sorted by class."""
+    """Vectorise a corpus and shuffle the training rows, as some sets are sorted by class."""
     settings = {"sublinear_tf": True, "min_df": 2, "dtype": np.dtype(dtype).type}
     vectorizer = TfidfVectorizer(**settings, **corpus.analyzer)
     X_train = csr_matrix(vectorizer.fit_transform(corpus.train_text))
@@ -81,7 +81,7 @@ def build_problem(corpus, dtype, seed):
 
 
 def make_tiny_problem(like, n_rows=400, n_features=200, n_classes=3):
-    """Make a small problem of the same types as `like`, to warm a model up on."""
+    """Make a small problem of the same types as `like`, for a first fit of a model."""
     rng = np.random.default_rng(0)
     y = np.arange(n_rows) % n_classes
     words = rng.integers(n_features // n_classes, size=(n_rows, 8)) * n_classes + y[:, None]
@@ -109,7 +109,7 @@ def save_problem(problem, folder):
 
 
 def load_problem(folder, with_text=True):
-    """Read what `save_problem` wrote, the texts only on request."""
+    """Read the problem that `save_problem` wrote, the texts only if `with_text`."""
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     n_features = facts.pop("n_features")
     parts = {}
@@ -125,9 +125,9 @@ def load_problem(folder, with_text=True):
 
 
 def prepare_problem(name, folder, dtype, seed):
-    """Vectorise the set `name` into a folder below `folder`, unless it is there already."""
+    """Vectorise the set `name` into a folder below `folder`, unless it exists already."""
     target = Path(folder) / f"{name}-{np.dtype(dtype).name}-{seed}"
-    # facts.json is written last: a folder without it was interrupted.
+    # facts.json is written last, so a folder without it is incomplete.
     if not (target / "facts.json").exists():
         corpus = CORPORA[name]()
         target.mkdir(parents=True, exist_ok=True)

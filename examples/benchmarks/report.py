@@ -15,12 +15,13 @@ from picture import draw_figure
 
 AT_ONE = f"{OURS} top_k=1"
 
-# A column of the tables: key of a result, heading, how to write a value, what the best one is.
+# A column of the tables: key of a result, heading, function that writes a value, and min or max
+# for the best one.
 Column = namedtuple("Column", "key heading write best")
 
 
 def in_units_of(unit):
-    """Return a function that writes a number in a unit, with three digits that count."""
+    """Return a function that writes a number in a unit, with three significant digits."""
 
     def write(value):
         value = value / unit
@@ -30,7 +31,7 @@ def in_units_of(unit):
 
 
 def in_points(interval):
-    """Write a difference with its interval, in hundredths."""
+    """Write a difference with its interval, in points: hundredths."""
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * end for end in interval))
 
 
@@ -51,32 +52,33 @@ COLUMNS = (
 )
 
 MEANING = """\
-- **score**: accuracy on the test part; micro-F1 where a sample has several labels.
-- **minus ours, points**: the model minus `SparseExpertClassifier()`, in hundredths, with the
-  95 % interval of a paired bootstrap over the test rows (1,000 resamples).
-- **log-loss, ECE**: of `predict_proba`; expected calibration error over 15 bins. Probabilities
-  are scaled to sum to one and clipped at 1e-7, which is what exact zeros are charged.
-- **fit s**: median over the repeats, X given, on a process that has fitted a tiny problem
-  before, so that imports and compilation are not counted. For tuned models it is the fit with
-  the chosen parameters; what the search took is in the notes.
+- **score**: accuracy on the test part, or micro-F1 where a sample has several labels.
+- **minus ours, points**: the score of the model minus that of `SparseExpertClassifier()`, in
+  hundredths, with the 95 % interval of a paired bootstrap over the test rows (1,000 resamples).
+- **log-loss, ECE**: of `predict_proba`. ECE is the expected calibration error over 15 bins.
+  Probabilities are scaled to sum to one and clipped at 1e-7, so that an exact zero has a finite
+  log-loss.
+- **fit s**: median over the repeats. X is given, and the process has fitted a tiny problem before,
+  so that imports and compilation are not included. For tuned models it is the fit with the chosen
+  parameters; the time of the search is in the notes.
 - **predict µs, proba µs**: microseconds per row, all test rows in one call, median over the
   repeats. **one row µs**: microseconds of a call with one row, median over 200 rows. What the
-  package itself returns is timed: napkinXC and fastText return lists, and `predict` of theirs
-  asks for the best label only.
-- **model MB**: `joblib.dump` of the fitted estimator, not compressed; for fastText and napkinXC
-  the files they write.
-- **fit peak MB**: the most memory held during fit over what the process held before it, with X
+  package itself returns is timed. napkinXC and fastText return lists, and their `predict` returns
+  the best label only.
+- **model MB**: `joblib.dump` of the fitted estimator, not compressed. For fastText and napkinXC,
+  the files that they write.
+- **fit peak MB**: the peak memory of the process during fit minus its memory before, with X
   loaded: copies of X, working memory and the model itself.
 """
 
 
 def title_of(row):
-    """Return the name of a model, with its reading."""
+    """Return the name of a model, with the top_k it predicts with."""
     return f"{row['model']} {row['reading']}".strip()
 
 
 def format_cells(rows):
-    """Return the heading and a list of texts per row; columns without any value are left out."""
+    """Return the heading and a list of texts per row, without the columns that have no value."""
     columns = [c for c in COLUMNS if any(row.get(c.key) is not None for row in rows)]
     cells = [["model", *(column.heading for column in columns)]]
     for row in rows:
@@ -97,7 +99,7 @@ def as_text(cells):
 
 
 def as_markdown(cells):
-    """Return cells as a Markdown table, numbers to the right."""
+    """Return cells as a Markdown table, with numbers aligned to the right."""
     heading, *body = ("| " + " | ".join(row) + " |" for row in cells)
     return "\n".join([heading, "|---|" + "---:|" * (len(cells[0]) - 1), *body])
 
@@ -113,7 +115,7 @@ def describe_data_set(facts):
 
 
 def note_lines(rows):
-    """Return what is worth knowing of each row: search, epochs, failures."""
+    """Return a note on each row: search, epochs, failures."""
     lines = []
     for row in rows:
         if "failed" in row:
@@ -124,10 +126,10 @@ def note_lines(rows):
 
 
 def facts_of(row):
-    """Return what came of the settings of a row."""
+    """Return the search, the epochs and the fitted settings of a row."""
     facts, details = [], dict(row["details"])
     params = details.pop("params", None)
-    if row["search_s"] > 0.01:  # a model that has nothing to search returns at once
+    if row["search_s"] > 0.01:  # without a search it is almost zero
         facts.append(f"{params} chosen in {row['search_s']:.1f} s")
     if "epoch_s" in row:
         facts.append(f"{row['epoch_s']:.3g} s per epoch")
@@ -162,13 +164,13 @@ def best_peer(rows, candidates):
 
 
 def tuned_peers(facts):
-    """Return the peers a careful person would try: tuned linear ones, trees for many classes."""
+    """Return the names of the tuned linear peers and, for many classes, of the label trees."""
     trees = {"napkinXC-PLT", "napkinXC-HSM"} if facts["n_classes"] >= 50 else set()
     return trees | {name for name in MODELS if name.endswith("-cv")}
 
 
 def verdict(interval):
-    """Name what an interval of (peer minus ours) says."""
+    """Return win, loss or level for an interval of (peer minus ours)."""
     _, low, high = interval
     return "win" if high < 0 else "loss" if low > 0 else "level"
 
@@ -176,8 +178,8 @@ def verdict(interval):
 def accuracy_table(results, choose):
     """Return a row per data set: ours at its default and at K=1, the best peer, the verdict.
 
-    `choose` returns the names of the peers to pick from, given the facts of a data set. The
-    last row holds the means.
+    `choose` takes the facts of a data set and returns the names of the candidate peers. The last
+    row holds the means.
     """
     heading = ["data", "ours", "ours at K=1", "best peer", "its score", "ours minus its, points"]
     cells, scores = [[*heading, "verdict"]], []
@@ -199,7 +201,7 @@ def accuracy_table(results, choose):
     return cells
 
 
-# What the ratios table shows: a peer and a column, ours divided by theirs.
+# Columns of the table of ratios: a peer, a figure, and the heading; ours is divided by theirs.
 RATIOS = (
     ("LinearSVC", "fit_s", "fit / LinearSVC"),
     ("LogisticRegression", "fit_s", "fit / LogisticRegression"),
@@ -226,7 +228,7 @@ def ratio_table(results):
 
 
 def model_table(results):
-    """Return a row per model: how it does against ours over the sets where both ran."""
+    """Return a row per model: its score against ours over the sets where both ran."""
     heading = ["model", "sets", "mean score minus ours, points", "better", "level", "worse"]
     cells = [[*heading, "mean ECE", "ours on these sets"]]
     both = {}
@@ -249,7 +251,7 @@ def model_table(results):
 
 
 def winners_table(results):
-    """Return a row per data set that names the best model of every column."""
+    """Return a row per data set with the best model of every column."""
     columns = [column for column in COLUMNS if column.best]
     cells = [["data", *(column.heading for column in columns)]]
     for data in results["data"]:
@@ -278,13 +280,13 @@ def machine_lines(conditions):
         f"- Versions: Python {machine['python']}, {versions}",
         f"- Threads: {settings['threads']} for every model that can use them; seed "
         f"{settings['seed']}; X in {settings['dtype']}",
-        f"- Medians over {settings['repeats']} repeats, fewer where they would have taken more "
-        f"than {settings['budget']:g} s; date {machine['date']}",
+        f"- Medians over {settings['repeats']} repeats, fewer where they would take more than "
+        f"{settings['budget']:g} s; date {machine['date']}",
     ]
 
 
 def differs(facts, results):
-    """Tell whether a data set was run under other conditions than the page names first."""
+    """Return whether a data set was run under other conditions than those at the top."""
     own = machine_lines({**results, **facts})
     return "missing" not in facts and own != machine_lines(results)
 
@@ -295,9 +297,9 @@ def summaries(results):
     tuned = (
         "Against the best tuned linear model",
         accuracy_table(results, tuned_peers),
-        "The best, by its test score (which favours the peers), of the linear models tuned "
-        "by cross-validation and, from 50 classes on, of napkinXC. *Win* and *loss* are "
-        "differences whose interval excludes zero.",
+        "The best peer is that with the highest test score of the linear models tuned by "
+        "cross-validation and, from 50 classes on, of napkinXC. This choice favours the peers. "
+        "*Win* and *loss* are differences whose interval excludes zero.",
     )
     has_tuned = any(row["model"].endswith("-cv") for row in results["results"])
     return [
@@ -305,20 +307,21 @@ def summaries(results):
         (
             "Against the best of all peers",
             accuracy_table(results, lambda facts: everyone),
-            "Of every peer that ran, the best by its test score, which favours the peers. *Win* "
-            "and *loss* are differences whose interval excludes zero.",
+            "The best peer is that with the highest test score of all that ran. This choice "
+            "favours the peers. *Win* and *loss* are differences whose interval excludes zero.",
         ),
         (
             "Against each model",
             model_table(results),
-            "*Better* and *worse* count the sets on which the model beats ours or loses to it.",
+            "*Better* and *worse* count the sets on which the model is better or worse than ours, "
+            "*level* those where the interval of the difference contains zero.",
         ),
         (
             "Time and size, ours divided by theirs",
             ratio_table(results),
-            "Below 1 ours is faster or smaller, above 1 slower or larger.",
+            "Below 1, ours is faster or smaller. Above 1, it is slower or larger.",
         ),
-        ("The best of every column", winners_table(results), "Ours in bold."),
+        ("The best of every column", winners_table(results), "Ours is in bold."),
     ]
 
 
@@ -327,19 +330,20 @@ def build_page(results, picture=None):
     parts = [
         "# Benchmarks",
         "This page is generated from the results of `examples/benchmarks/compare.py` by "
-        "`examples/benchmarks/report.py`; do not edit it. Every model saw the same rows of the "
-        "same TF-IDF matrix; fastText read the texts. Nothing is left out: what ran is here.",
+        "`examples/benchmarks/report.py`; do not edit it. All models used the same rows of the "
+        "same TF-IDF matrix, and fastText used the texts. All results are here, none is left out.",
         "\n".join(machine_lines(results)),
     ]
     alone = [name for name, facts in results["data"].items() if differs(facts, results)]
     if alone:
         names = ", ".join(alone)
-        parts.append(f"Run by themselves, as their sections say: {names}.")
+        parts.append(f"Run separately, under the conditions in their sections: {names}.")
     if picture:
         parts.append(f"![Score against time and size, relative to ours]({picture})")
         parts.append(
-            "A point is the mean over the data sets where the model and ours ran, hollow where "
-            "it was tuned by cross-validation, a triangle where it lies below the picture."
+            "A point is the mean over the data sets where both the model and ours ran. It is "
+            "hollow if the model was tuned by cross-validation, and a triangle if it lies below "
+            "the picture."
         )
     for heading, cells, remark in summaries(results):
         parts += [f"## {heading}", remark, as_markdown(cells)]
@@ -360,12 +364,12 @@ def data_set_section(results, data):
     notes = "\n".join(f"- {note}" for note in note_lines(rows))
     parts = [f"### {data}", describe_data_set(facts), as_markdown(format_cells(ran)), notes]
     if differs(facts, results):
-        parts.insert(2, "\n".join(["Run by itself:", "", *machine_lines(facts)]))
+        parts.insert(2, "\n".join(["Run separately:", "", *machine_lines(facts)]))
     return parts
 
 
 def main(results_file, page_file, picture_file=None):
-    """Write the page, and the picture beside it if one is named."""
+    """Write the page, and the picture if a file for it is given."""
     results = json.loads(Path(results_file).read_text(encoding="utf-8"))
     link = None
     if picture_file:

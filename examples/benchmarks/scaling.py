@@ -3,9 +3,9 @@
     python examples/benchmarks/scaling.py --json scaling.json --figure scaling.png
 
 Rows, nonzeros per row, features, experts and classes vary one at a time, at a fixed `top_k`, on
-synthetic topic documents; each measurement has a process of its own with a fixed number of
+synthetic topic documents. Each measurement has a process of its own with a fixed number of
 threads. An exponent is the slope of log time over log size in the upper half of a range: 1 is
-linear. ``--million`` adds a case of 1,000,000 rows and 10,000 classes, which takes long.
+linear. ``--million`` adds a case of 1,000,000 rows and 10,000 classes, which takes minutes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from report import as_text, in_units_of
 from scaling_picture import draw_figure
 from scaling_worker import Case
 
-# What varies: the other sizes, the field of the case, its values.
+# For each range: the fixed sizes, the field of the case that varies, its values.
 RANGES = {
     "rows": (Case(), "rows", [2**power for power in range(12, 19)]),
     "nonzeros": (Case(), "length", [10, 20, 40, 80, 160, 320, 640]),
@@ -64,24 +64,24 @@ def parse_arguments(arguments=None):
         choices=RANGES,
         default=list(RANGES),
         metavar="NAME",
-        help=f"what varies, by default all: {', '.join(RANGES)}",
+        help=f"sizes to vary, by default all: {', '.join(RANGES)}",
     )
-    add("--quick", action="store_true", help="few rows, and the small sizes of each range only")
+    add("--quick", action="store_true", help="few rows, and only the small sizes of each range")
     add("--large", action="store_true", help="add 200,000 rows, 2**20 features, 1,000 classes")
     add("--million", action="store_true", help="add 1,000,000 rows and 10,000 classes")
-    add("--bandwidth", action="store_true", help="add prediction against copying, 20 Newsgroups")
+    add("--bandwidth", action="store_true", help="add the bandwidth of prediction, 20 Newsgroups")
     add("--top-k", type=int, default=8, help="the fixed sparsity level")
     add("--threads", type=int, default=2, help="threads of fit and prediction")
-    add("--repeats", type=int, default=5, help="calls that a median is taken over")
+    add("--repeats", type=int, default=5, help="calls of which the median is reported")
     add("--budget", type=float, default=20.0, help="seconds after which no call is repeated")
     add("--timeout", type=float, default=1800.0, help="seconds after which a case is stopped")
-    add("--json", metavar="FILE", help="write everything measured")
+    add("--json", metavar="FILE", help="write all results")
     add("--figure", metavar="FILE", help="draw time and memory against size")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Measure, print tables and exponents, write what was asked for; return all results."""
+    """Measure, print tables and exponents, write the requested files; return all results."""
     options = parse_arguments(arguments)
     shown = ("top_k", "threads", "repeats", "budget", "quick")
     results = {
@@ -98,7 +98,7 @@ def main(arguments=None):
             measured = {"points": points, "exponents": fit_exponents(name, points)}
             results["ranges"][name] = measured
             bar.write(format_range(name, measured))
-            write_json(results, options.json)  # after each range: long runs get interrupted
+            write_json(results, options.json)  # after each range, as long runs may be interrupted
         for name, case in alone.items():
             case = replace(case, top_k=options.top_k)
             (results["cases"][name],) = run_cases(name, [case], options, bar)
@@ -131,10 +131,10 @@ def run_cases(name, cases, options, bar):
 
 
 def run_case(case, options):
-    """Measure one case in its own process; return its figures, or why there are none."""
-    told = {"case": asdict(case)}
-    told |= {name: getattr(options, name) for name in ("threads", "repeats", "budget")}
-    command = [sys.executable, Path(__file__).with_name("scaling_worker.py"), json.dumps(told)]
+    """Measure one case in its own process; return its figures, or the reason of its failure."""
+    task = {"case": asdict(case)}
+    task |= {name: getattr(options, name) for name in ("threads", "repeats", "budget")}
+    command = [sys.executable, Path(__file__).with_name("scaling_worker.py"), json.dumps(task)]
     env = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(options.threads))}
     try:
         done = subprocess.run(
@@ -151,7 +151,7 @@ def run_case(case, options):
 def fit_exponent(sizes, values):
     """Return the slope of log value over log size in the upper half of a range.
 
-    At least three points are taken; None if there are fewer.
+    At least three points are used. With fewer points the result is None.
     """
     if len(sizes) < 3:
         return None
@@ -189,12 +189,12 @@ def format_range(name, measured):
 
 
 def format_case(name, point):
-    """Return the report on a case that stands alone."""
+    """Return the report on a case that belongs to no range."""
     return f"\n{name}, {point['features']:,} features:\n{format_points('classes', [point])}"
 
 
 def measure_bandwidth(options):
-    """Return prediction against copying on 20 Newsgroups, or that the texts are missing."""
+    """Return the bandwidth on 20 Newsgroups, or an entry `missing` without the texts."""
     with tempfile.TemporaryDirectory() as cache:
         try:
             figures = run_bandwidth("20newsgroups", cache, options.threads, options.repeats)

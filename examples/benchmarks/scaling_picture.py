@@ -1,4 +1,4 @@
-"""The picture of scaling.py: time and memory against each size."""
+"""Draw the picture of scaling.py: time and memory against each size."""
 
 from picture import label_powers
 

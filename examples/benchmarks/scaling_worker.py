@@ -1,4 +1,4 @@
-"""Measure one case of scaling.py, in a process that does nothing else.
+"""Measure one case of scaling.py in a separate process.
 
 Started by scaling.py with the number of threads set in the environment:
 
@@ -100,5 +100,5 @@ def csr_bytes(matrix):
 
 
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
-    print(json.dumps(measure_case(Case(**told.pop("case")), **told)))
+    task = json.loads(sys.argv[1])
+    print(json.dumps(measure_case(Case(**task.pop("case")), **task)))

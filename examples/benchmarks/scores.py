@@ -1,13 +1,13 @@
-"""How good predictions are, and how sure we can be that one model's are better than another's.
+"""Scores of predictions, and intervals for the difference of two models.
 
 Classes are codes (n_samples,), or 0/1 indicators (n_samples, n_classes) where a sample may have
-several labels. Micro-averaged F1 equals accuracy for the former, so one function serves both.
+several labels. For codes the micro-averaged F1 equals the accuracy, so one function serves both.
 """
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-# The smallest probability that log-loss counts: some peers return exact zeros.
+# Lower probabilities are clipped in the log-loss, as some peers return exact zeros.
 SMALLEST_PROBABILITY = 1e-7
 
 
@@ -37,7 +37,7 @@ class ClassCounts:
         total = self._pred @ weights.T + self._true @ weights.T
         occurs = total > 0
         per_class = np.divide(2 * hits, total, out=np.zeros_like(total), where=occurs)
-        # With nothing predicted and nothing true there is nothing to score: zero.
+        # Without a predicted and a true label the score is zero.
         micro = 2 * hits.sum(axis=0) / np.maximum(total.sum(axis=0), 1)
         macro = per_class.sum(axis=0) / np.maximum(occurs.sum(axis=0), 1)
         return micro, macro
@@ -52,8 +52,8 @@ def score_classes(y_true, y_pred):
 def paired_bootstrap(y_true, y_pred, y_reference, n_resamples=1000, seed=0, batch_size=100):
     """Return score and macro-F1 differences, prediction minus reference, with 95 % intervals.
 
-    Both models are scored on the same resamples of the test rows, so that what makes a
-    resample easy or hard for both cancels.
+    Both models are scored on the same resamples of the test rows, so that the difficulty of a
+    resample cancels.
 
     Returns
     -------
@@ -86,8 +86,8 @@ def paired_bootstrap(y_true, y_pred, y_reference, n_resamples=1000, seed=0, batc
 def calibration_error(confidence, correct, n_bins=15):
     """Return the expected calibration error over bins of equal width.
 
-    Within each bin, the distance of the mean confidence from the share that is correct; the
-    mean of these distances, each bin weighted by its samples.
+    The error of a bin is the distance between its mean confidence and its accuracy. The result
+    is the mean of these errors, weighted by the samples of the bins.
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     # Bins are open on the left, (0, 1/n_bins], ..., and zero belongs to the first.
@@ -111,7 +111,7 @@ def score_probabilities(y_true, proba):
         total = proba.sum(axis=1, keepdims=True)
         uniform = np.full_like(proba, 1 / proba.shape[1])
         proba = np.divide(proba, total, out=uniform, where=total > 0)
-        # A class that training never saw has no column, and probability zero.
+        # A class without training samples has no column, and probability zero.
         seen = y_true < proba.shape[1]
         of_truth = np.zeros(len(y_true))
         of_truth[seen] = proba[seen, y_true[seen]]

@@ -1,10 +1,10 @@
-"""Measure one model on one problem, in a process that does nothing else.
+"""Measure one model on one problem in a separate process.
 
 Started by compare.py with the number of threads set in the environment:
 
     python worker.py PROBLEM_FOLDER MODEL OUTPUT_FOLDER '{"settings": as JSON}'
 
-Each model has a process of its own, so that neither its memory nor its threads meet another's.
+Each model has a process of its own, so that models share neither memory nor threads.
 """
 
 import json
@@ -22,7 +22,7 @@ from scores import score_classes, score_probabilities
 
 
 def main(problem_folder, name, output_folder, options):
-    """Run the model and write `result.json` and one array of predictions per reading."""
+    """Run the model; write `result.json` and one array of predictions per reading."""
     output, options = Path(output_folder), json.loads(options)
     problem = load_problem(Path(problem_folder), options["with_text"])
     settings = Settings(**options["settings"])
@@ -44,7 +44,7 @@ def main(problem_folder, name, output_folder, options):
 
 
 def warm_up(name, settings, problem):
-    """Fit and predict a tiny problem: imports and compiled code; return the seconds it took."""
+    """Fit and predict a tiny problem, for imports and compilation; return the seconds."""
     tiny = make_tiny_problem(problem)
     start = time.perf_counter()
     model = MODELS[name](Settings(**{**vars(settings), "n_classes": tiny.n_classes}))
@@ -57,7 +57,7 @@ def warm_up(name, settings, problem):
 
 
 def measure_fit(model, rows, y, repeats, budget):
-    """Tune, then fit `repeats` times; the memory is that of the first fit."""
+    """Tune, then fit `repeats` times; the peak memory is that of the first fit."""
     start = time.perf_counter()
     model.tune(rows, y)
     search_s = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Data sets that need no network: a real text set and documents with known topics."""
+"""Data sets that need no download: a real text set and documents with known topics."""
 
 from ._api_docs import load_api_docs
 from ._topic_documents import make_topic_documents

@@ -1,4 +1,4 @@
-"""A real text set from what is installed: API documentation, labelled by module."""
+"""A real text set from installed packages: API documentation, labelled by module."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ from ._docstrings import Docstring, module_tails, plain_description, read_docstr
 _PACKAGES = ("numpy", "scipy", "sklearn")
 _MIN_WORDS = 10
 _WORD = re.compile(r"\b\w\w+\b")
-_CACHE_FORMAT = 1  # to be raised whenever the same sources would give another content
+_CACHE_FORMAT = 1  # increase it when the same sources would give other content
 
 _DESCR = """\
 API documentation of NumPy, SciPy and scikit-learn
@@ -36,16 +36,16 @@ belongs to, from the prose of its docstring.
 :Number of samples: {n_samples}
 :Number of classes: {n_classes}, of {smallest} to {largest} samples
 
-A class is a public subpackage, or a public module right below the package; whatever the files
-in it define counts for it. What gives the class away is removed from the texts: the Examples
+A class is a public subpackage, or a public module directly below the package. All objects that
+are defined in its files belong to it. Text that would reveal the class is removed: the Examples
 section and other doctests, import lines, ``currentmodule`` directives, targets of
 cross-references, addresses, the module part of dotted names ("scipy.stats.norm" becomes "norm")
 and the names of the packages. Left out are tests, vendored code and private objects, texts of
 fewer than {min_words} words, repetitions of a text, texts that occur in several classes, and
 objects whose docstrings are not in Python sources (``numpy.random``).
 
-Docstrings of sibling functions are often near copies of each other, so a random split flatters
-every model: compare models on it, do not read the accuracies as those of unseen modules.
+Docstrings of sibling functions are often nearly equal, so the accuracies on a random split are
+too high for unseen modules. They are comparable between models.
 """
 
 
@@ -61,14 +61,13 @@ def load_api_docs(*, data_home=None, min_samples_per_class=50, return_X_y=False)
     """Load the API documentation of NumPy, SciPy and scikit-learn (classification).
 
     The texts are the docstrings of the functions, classes and methods of the three packages as
-    they are installed, the classes are public modules ("scipy.stats", "sklearn.metrics").
-    Neither network nor download is needed: the sources are parsed, without importing them. What
-    would give the module away (examples, imports, dotted names) is removed from the texts; `DESCR`
-    has the details.
+    they are installed. The classes are public modules ("scipy.stats", "sklearn.metrics").
+    Nothing is downloaded: the sources are parsed, without importing them. Text that would reveal
+    the module (examples, imports, dotted names) is removed; `DESCR` has the details.
 
-    The content depends on the installed versions only; samples are sorted by source path, so
-    shuffle before you split. The first call takes seconds and keeps its result in scikit-learn's
-    data home. Where that folder cannot be read or written, every call parses again.
+    The content depends on the installed versions only. Samples are sorted by source path, so
+    shuffle before you split. The first call takes seconds and stores its result in scikit-learn's
+    data home. If that folder cannot be read or written, every call parses again.
 
     Parameters
     ----------
@@ -170,7 +169,7 @@ def _cached_docstrings(data_home):
 
 
 def _described_docstrings(packages):
-    """Parse the packages and keep the descriptions that a classifier can learn from."""
+    """Parse the packages and keep the descriptions that are long enough and unambiguous."""
     docstrings = [docstring for package in packages for docstring in read_docstrings(package)]
     tails = module_tails(docstring.module for docstring in docstrings)
     described = (
@@ -183,7 +182,7 @@ def _described_docstrings(packages):
 
 
 def _unambiguous(docstrings):
-    """Keep the first of equal texts, and none where they come from different modules."""
+    """Keep the first of equal texts, and none of them if their modules differ."""
     equal = defaultdict(list)
     for docstring in docstrings:
         equal[" ".join(docstring.text.lower().split())].append(docstring)
@@ -193,7 +192,7 @@ def _unambiguous(docstrings):
 
 
 def _read_cache(path):
-    """Return the cached docstrings, None where the file is missing or damaged."""
+    """Return the cached docstrings, or None if the file is missing or damaged."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as stream:
             docstrings = [Docstring(*fields) for fields in json.load(stream)]
@@ -205,7 +204,7 @@ def _read_cache(path):
 
 
 def _write_cache(path, docstrings):
-    """Write the cache in one step, so that no process ever reads half of it; or not at all."""
+    """Write the cache atomically: other processes see all of it or nothing."""
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     content = gzip.compress(json.dumps(docstrings).encode(), mtime=0)
     with suppress(OSError):

@@ -9,7 +9,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import NamedTuple
 
-# Tests, build scripts, and code that a package vendors or keeps to itself.
+# Tests, build scripts, vendored code and private code.
 _SKIPPED = frozenset(
     "conftest distutils externals setup tests "
     "_build_utils _examples _external _lib _loss _precompute _typing".split()
@@ -47,8 +47,7 @@ class Docstring(NamedTuple):
 def read_docstrings(package):
     """List the docstrings of the public functions, classes and methods of a package.
 
-    Nothing is imported: `find_spec` on a top-level name only looks for it, and the sources are
-    parsed.
+    Nothing is imported: `find_spec` only locates a top-level package, and the sources are parsed.
 
     Parameters
     ----------
@@ -73,7 +72,7 @@ def read_docstrings(package):
 
 
 def _source_files(root):
-    """List the Python files under a folder in an order that the file system has no say in."""
+    """List the Python files under a folder, in an order independent of the file system."""
     files = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in _SKIPPED]
@@ -86,7 +85,7 @@ def _source_files(root):
 
 
 def _public_module(parts):
-    """Name the public module that publishes what the source file of these parts defines."""
+    """Return the public module of the objects that a source file defines, from its parts."""
     public = [parts[0]]
     for part in parts[1:-1] if len(parts) > 2 else parts[1:]:
         if part.startswith("_") or f"{public[0]}.{part}" in _PUBLISHED_ABOVE:
@@ -97,7 +96,7 @@ def _public_module(parts):
 
 def _parse(path):
     with warnings.catch_warnings():
-        # A parser's warning about an escape sequence in there is no news for our user.
+        # A warning about an escape sequence in other packages is of no use to the caller.
         warnings.simplefilter("ignore")
         return ast.parse(path.read_bytes())
 
@@ -133,19 +132,19 @@ def _added_docstring(call):
 
 
 def module_tails(modules):
-    """List the modules as their packages' own sources name them: "scipy.stats" as ("stats",)."""
+    """Return the module names without their package: "scipy.stats" as ("stats",)."""
     return {tuple(module.split(".")[1:]) for module in modules} - {()}
 
 
 def plain_description(text, tails):
-    """Reduce a docstring to what it says about the object, without where the object lives.
+    """Reduce a docstring to the description of its object, without the name of its module.
 
     Parameters
     ----------
     text : str
         A docstring.
     tails : set of tuple of str
-        The modules that the text may not name, from `module_tails`.
+        The modules to remove from dotted names, from `module_tails`.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from sklearn import get_config
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-_TOKENS_AT_ONCE = 2**20  # bounds the temporaries beside the result
+_TOKENS_AT_ONCE = 2**20  # bounds the memory of temporary arrays
 
 _DESCR = """\
 Synthetic topic documents
@@ -20,13 +20,13 @@ Synthetic topic documents
 :Number of topics: {n_topics}
 :Number of classes: {n_classes}
 
-A document has one topic, the topic decides the class. Its terms are drawn, independently, from
-P(term | topic) = (1 - background_share) * topic_terms[topic] + background_share * background.
+A document has one topic, and the topic determines the class. Its terms are drawn independently
+from P(term | topic) = (1 - background_share) * topic_terms[topic] + background_share * background.
 """
 
 
 class _TopicModel(NamedTuple):
-    """What the documents are drawn from."""
+    """The distributions from which documents are drawn."""
 
     terms: np.ndarray  # (n_blocks, terms_per_topic), the features of each block of terms
     blocks: np.ndarray  # (n_topics, 3), two facets and the block of its own
@@ -67,22 +67,23 @@ def make_topic_documents(
     random_state=None,
     return_X_y=False,
 ):
-    """Draw documents from topics that are known, as sparse term counts (classification).
+    """Draw documents with known topics, as sparse term counts (classification).
 
-    Each document has one topic, and each topic belongs to one class. A topic draws from three
-    blocks of terms: one of its own, and two facets that it shares with other topics. Topics lie
-    on a grid of ceil(sqrt(n_topics)) columns; topics of a row share one facet, topics of a column
-    the other. Classes run along the diagonals of the grid. Where it is full and has as many
-    columns as classes, or a multiple, neither facet alone says anything about the class, the pair
-    says all: ``facet_share=1`` then makes an exclusive or, which no linear model solves, while
-    ``facet_share=0`` makes a linear task. The topics are the experts of an ideal model.
+    Each document has one topic, and each topic belongs to one class. The terms of a topic come
+    from three blocks of terms: one of its own, and two facets that it shares with other topics.
+    Topics are arranged on a grid of ceil(sqrt(n_topics)) columns. Topics of a row share one facet,
+    topics of a column the other. Classes follow the diagonals of the grid. If the grid is full and
+    its number of columns is a multiple of the number of classes, one facet alone is independent of
+    the class, and both facets together determine it. ``facet_share=1`` then makes an exclusive or,
+    which no linear model solves. ``facet_share=0`` makes a linear task. The topics are the experts
+    of an ideal model.
 
     Time and memory are linear in ``n_samples * document_length + n_features``.
 
     Parameters
     ----------
     n_samples : int, default=1000
-        Number of documents. Topics are balanced, their numbers of documents differ by one at most.
+        Number of documents. Topics are balanced: their numbers of documents differ by at most one.
 
     n_features : int, default=2000
         Number of terms.
@@ -91,20 +92,21 @@ def make_topic_documents(
         Number of topics.
 
     n_classes : int, default=None
-        Number of classes, at most `n_topics`. None means ``n_topics // 4``, but at least two
-        where there are two topics.
+        Number of classes, at most `n_topics`. None means ``n_topics // 4``, and at least two if
+        there are two topics.
 
     document_length : int, default=50
-        Mean number of terms of a document, repetitions included; lengths are one plus a Poisson
-        number. A row of the result has fewer nonzeros, about 36 by default, as terms repeat.
+        Mean number of terms of a document, repetitions included. The lengths are one plus a
+        Poisson number. A row of the result has fewer nonzeros, about 36 by default, as terms
+        repeat.
 
     terms_per_topic : int, default=20
-        Number of terms in a block, at most `n_features`. The blocks are disjoint as long as
-        `n_features` suffices for all of them, then features are used again.
+        Number of terms in a block, at most `n_features`. The blocks are disjoint if `n_features`
+        suffices for all of them. Otherwise features are used again.
 
     background_share : float, default=0.4
-        Share of the terms that has nothing to do with the topic, in [0, 1]. They follow Zipf's
-        law over all features, the first feature being the most frequent.
+        Share of the terms that are independent of the topic, in [0, 1]. They follow Zipf's law
+        over all features, and the first feature is the most frequent.
 
     facet_share : float, default=0.5
         Share of a topic's terms that comes from the facets it shares, in [0, 1].
@@ -123,7 +125,7 @@ def make_topic_documents(
     -------
     bunch : :class:`~sklearn.utils.Bunch`
         Dictionary-like object, with the following attributes. Sparse containers are matrices or
-        arrays as scikit-learn's ``sparse_interface`` configuration says.
+        arrays, depending on scikit-learn's ``sparse_interface`` configuration.
 
         data : CSR of shape (n_samples, n_features)
             Term counts, with sorted indices, no duplicates and no explicit zeros. No row is
@@ -211,7 +213,7 @@ def _check_dtype(dtype):
 
 
 def _arrange_topics(n_topics, n_classes):
-    """Lay the topics on a grid and number the blocks of terms and the class of each.
+    """Arrange the topics on a grid; return the blocks of terms and the class of each topic.
 
     Returns
     -------
@@ -224,8 +226,8 @@ def _arrange_topics(n_topics, n_classes):
     topics = np.arange(n_topics)
     row, column = np.divmod(topics, n_columns)
     blocks = np.stack([row, n_columns + column, 2 * n_columns + topics], axis=1)
-    # A step of one per row makes a Latin square; with more classes than columns it would leave
-    # some out.
+    # A step of one per row makes a Latin square. With more classes than columns it would not
+    # reach all classes.
     step = 1 if n_classes <= n_columns else n_columns
     return blocks, (row * step + column) % n_classes
 
@@ -236,7 +238,7 @@ def _zipf(n):
 
 
 def _draw_counts(rng, model, topic, document_length, dtype):
-    """Draw the documents as one CSR, a bounded number of tokens at a time."""
+    """Draw the documents into one CSR matrix, a bounded number of tokens at a time."""
     n_samples, n_features = len(topic), len(model.background)
     lengths = 1 + rng.poisson(document_length - 1, size=n_samples)
     indptr = np.concatenate([[0], np.cumsum(lengths)])
@@ -263,7 +265,7 @@ def _draw_counts(rng, model, topic, document_length, dtype):
 
 
 def _draw_terms(rng, model, token_topic, source_sums, rank_sums, background_sums):
-    """Draw one term per token: first where it comes from, then its rank there."""
+    """Draw one term per token: first its block, then its rank in the block."""
     source = np.searchsorted(source_sums, rng.random_sample(len(token_topic)), side="right")
     position = rng.random_sample(len(token_topic))
     terms = np.empty(len(token_topic), dtype=np.int64)
@@ -278,11 +280,11 @@ def _draw_terms(rng, model, token_topic, source_sums, rank_sums, background_sums
 
 def _cumulated(probability):
     sums = np.cumsum(probability)
-    return sums / sums[-1]  # ends at exactly 1, so that no draw from [0, 1) falls behind it
+    return sums / sums[-1]  # ends at exactly 1, so that every draw from [0, 1) is below it
 
 
 def _topic_terms(model):
-    """Spell the topics out as distributions over terms."""
+    """Compute the distributions of the topics over terms."""
     n_topics, _ = model.blocks.shape
     terms = model.terms[model.blocks].reshape(n_topics, -1)
     probability = np.outer(model.block_shares, model.rank_probability).ravel()
@@ -296,7 +298,7 @@ def _topic_terms(model):
 
 
 def _csr(data, indices, indptr, n_features):
-    """Build the container that scikit-learn's vectorizers return under its configuration."""
+    """Build a matrix or an array, as scikit-learn's vectorizers return it."""
     as_array = get_config().get("sparse_interface") == "sparray"
     container = csr_array if as_array else csr_matrix
     return container((data, indices, indptr), shape=(len(indptr) - 1, n_features))

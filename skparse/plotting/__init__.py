@@ -1,6 +1,6 @@
-"""Pictures of fitted classifiers and searches, in the manner of scikit-learn's displays.
+"""Displays of fitted classifiers and searches, as in scikit-learn.
 
-The numbers are attributes of the displays; matplotlib, the extra ``plot``, draws them.
+The numbers are attributes of the displays. Drawing needs matplotlib, the extra ``plot``.
 """
 
 from ._expert_usage import ExpertUsageDisplay

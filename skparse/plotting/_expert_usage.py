@@ -1,4 +1,4 @@
-"""How many samples keep each expert."""
+"""Plot the expert load: how many samples keep each expert."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ._drawing import BLUE, choose_axes, find_classifier
 
 
 class ExpertUsageDisplay:
-    """Load of the experts of a fitted classifier, the busiest first.
+    """Load of the experts of a fitted classifier, in descending order.
 
     Use `from_estimator` to create it.
 
@@ -17,7 +17,7 @@ class ExpertUsageDisplay:
     experts : ndarray of shape (n_experts,)
         Number of each expert, a column of what `transform` returns.
     class_names : ndarray of shape (n_experts,)
-        Class that each expert speaks for most.
+        Class with the largest output of each expert.
 
     Attributes
     ----------
@@ -58,9 +58,9 @@ class ExpertUsageDisplay:
         """
         classifier, _ = find_classifier(estimator)
         experts = np.argsort(-classifier.expert_load_, kind="stable")
-        speaks_for = np.asarray(classifier.expert_coef_.argmax(axis=1)).ravel()
+        top_class = np.asarray(classifier.expert_coef_.argmax(axis=1)).ravel()
         display = cls(
-            classifier.expert_load_[experts], experts, classifier.classes_[speaks_for[experts]]
+            classifier.expert_load_[experts], experts, classifier.classes_[top_class[experts]]
         )
         return display.plot(ax, max_labels=max_labels, **kwargs)
 
@@ -72,7 +72,7 @@ class ExpertUsageDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw on; a new figure if None.
         max_labels : int, default=40
-            Of more experts than this, only some, at equal distances, are labelled.
+            With more experts than this, only some are labelled, at equal distances.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.bar`.
 
@@ -84,7 +84,7 @@ class ExpertUsageDisplay:
         self.figure_ = ax.figure
         n_experts = len(self.experts)
         style = {"color": BLUE, "width": 0.8 if n_experts <= max_labels else 1.0, **kwargs}
-        style = {"edgecolor": style["color"], "linewidth": 0.5, **style}  # no bar too thin to see
+        style = {"edgecolor": style["color"], "linewidth": 0.5, **style}  # thin bars stay visible
         self.bars_ = ax.bar(np.arange(n_experts), self.expert_load, **style)
         labelled = np.arange(0, n_experts, -(-n_experts // max_labels))
         labels = [f"{self.class_names[i]} ({self.experts[i]})" for i in labelled]

@@ -1,4 +1,4 @@
-"""The epochs of a fit."""
+"""Plot the loss and the validation scores of the epochs of a fit."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ._drawing import BLUE, ORANGE, choose_axes, find_classifier
 
 
 class LossCurveDisplay:
-    """Loss of every epoch, and the validation scores if there are some.
+    """Loss of every epoch and, if available, its validation score.
 
     Use `from_estimator` to create it.
 

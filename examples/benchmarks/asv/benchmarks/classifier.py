@@ -36,13 +36,13 @@ class _Classifier:
     params = (list(DATA), [1, 8, 32])
 
     def setup_cache(self):
-        """Make the data once, in another process: its memory is none of the fit's."""
+        """Make the data once, in another process, so that its memory is not part of the fit."""
         return {name: make() for name, make in DATA.items()}
 
     def setup(self, data, name, top_k):
         self.X, self.y = data[name]
         self.model = SparseExpertClassifier(top_k=top_k, random_state=0)
-        # Compiled code is loaded before the clock starts.
+        # Load compiled code before the measurement.
         self.model.fit(self.X[:200], self.y[:200]).predict_proba(self.X[:1])
 
 
