@@ -1,4 +1,4 @@
-"""The estimator: parameters, validation, and the steps of a fit."""
+"""The estimator: parameters, documentation, and thin methods."""
 
 from copy import copy
 from functools import partial
@@ -21,16 +21,19 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
-from . import _inputs as inputs
-from . import _prediction as prediction
-from . import _training as training
-from ._alpha_choice import ALPHAS
-from ._compression import prune, prune_experts, round_values
-from ._engines import choose_engine
+from . import _validation as validation
+from ._compression import prune, round_values
+from ._csr import with_values
+from ._engines import get_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
-from ._initialization import Exposure, ScoreMap, choose_score_map, experts_of_classes
-from ._parameters import ModelParameters, with_values
+from ._model import SparseExpertModel
 from ._persistence import pack_state, packed_bytes, unpack_state
+from ._predictor import Predictor, densify_two_experts, sigmoid, softmax
+from ._training.data import Exposure, build_training_data
+from ._training.penalty import ALPHAS
+from ._training.problem import BATCH_SIZE, SMALL_SAMPLE, FitOptions, Monitor
+from ._training.recipes import FURTHER, STREAM, TEXT, train
+from ._training.scores import ScoreScaling, default_scaling
 
 # Attributes that only some fits leave; they never outlive the fit they belong to.
 _OF_SOME_FITS = (
@@ -49,16 +52,16 @@ class SparseExpertClassifier(
     ClassifierMixin,
     BaseEstimator,
 ):
-    """Classifier in which few experts speak about each sample.
+    """A sparse mixture-of-experts classifier: each sample uses its top K experts.
 
-    The hidden units of the network are experts::
+    The hidden units of the network are the experts::
 
         h = ReLU(W1 x + b1)
         h_sparse = softmax over the top K positive entries of h, zero elsewhere
         y = softmax(W h_sparse + b2)
 
-    Few experts are active for a sample (`top_k`), and few weights connect the features to
-    the experts (`weight_density`). Made for sparse, high-dimensional X such as TF-IDF.
+    At most `top_k` experts are active for a sample, and `weight_density` limits how many weights
+    connect the features to the experts. It is made for sparse, high-dimensional X such as TF-IDF.
 
     Read more in the user guide.
 
@@ -84,9 +87,9 @@ class SparseExpertClassifier(
         Strength of the L2 penalty on the router weights. As in
         :class:`~sklearn.neural_network.MLPClassifier` the penalty is divided by the sample
         size (here: by the sum of the sample weights) when added to the loss. It is relative
-        to the mean squared norm of the samples. "auto" chooses from 1, 3 and 9 by the log-loss
-        of samples that the first epochs do not see: the noisier the labels, the stronger. It
-        is 1 below 2,048 samples, for multilabel targets and for a stream.
+        to the mean squared norm of the samples. "auto" chooses 1, 3 or 9 by the log-loss of
+        held-out samples: noisy labels need a strong penalty. It is 1 for fewer than 2,048
+        samples, for multilabel targets and for a stream.
 
     max_iter : int, default=4
         Number of epochs in which all sparsity levels are trained, after the experts have
@@ -195,7 +198,7 @@ class SparseExpertClassifier(
         Strength of the L2 penalty that was used: `alpha`, or what "auto" chose.
 
     t_ : float
-        Sample weight that the model has learnt from.
+        Sum of the sample weights that the model was trained on.
 
     storage_dtype_ : {"float16", "int8"} or None
         How the router weights are saved. Only defined for the copies of `compress`.
@@ -319,41 +322,33 @@ class SparseExpertClassifier(
             If the input is invalid, or ``warm_start=True`` and X or y do not fit the model.
             The estimator is left as it was.
         """
+        further = self.warm_start and hasattr(self, "classes_")
         n_steps = 1 + self.max_iter  # the linear start and the epochs
         with fit_task(self, n_steps, X, y, sample_weight) as task:
-            start = self._parameters() if self.warm_start and hasattr(self, "classes_") else None
-            samples, classes, multilabel = inputs.check_samples(
-                self, X, y, sample_weight, reset=start is None
-            )
-            if start is not None:
-                self._check_same_classes(classes, multilabel)
-            held_out = inputs.check_validation_set(self, X_val, y_val, classes, multilabel)
+            samples = validation.check_samples(self, X, y, sample_weight, reset=not further)
             random_state = check_random_state(self.random_state)
-            samples, held_out = self._hold_out(samples, held_out, multilabel, random_state)
-            data = self._training_data(samples, classes, continues=start is not None)
-            settings = self._settings(data, multilabel, continues=start is not None)
-            engine = choose_engine(self.engine, self.device)
-            describe = partial(
-                self._describe, classes=classes, multilabel=multilabel, continues=start is not None
+            held_out = None
+            if X_val is not None or y_val is not None:
+                held_out = validation.check_validation_set(self, X_val, y_val, samples)
+            elif self.early_stopping and samples.X.shape[0] > SMALL_SAMPLE:
+                samples, held_out = self._split_validation(samples, random_state)
+            data, known = self._start_training(samples, further=further)
+            options = self._fit_options(data, samples, further=further)
+            engine = get_engine(self.engine, self.device)
+            describe = partial(self._describe, samples=samples, options=options)
+            monitor = Monitor(
+                partial(task.begin_step, describe=describe),
+                None if held_out is None else self._scorer(held_out, engine),
+                self._report if self.verbose else None,
             )
-            train = training.train if start is None else training.train_further
-            args = (data, settings, engine, random_state)
-            result = train(
-                *(args if start is None else (start, *args)),
-                validate=self._scorer(held_out, multilabel, engine),
-                report=self._report if self.verbose else None,
-                begin=partial(task.begin_step, describe=describe),
-            )
-            self._record(result, classes, multilabel, continues=start is not None)
-            self.loss_curve_ = result.loss_curve
-            self.n_iter_ = len(result.loss_curve)
-            self.t_ = result.exposure.total + (0.0 if start is None else self.t_)
-            self.expert_load_ = self._count_load(samples.X, engine)
-            if not self.warm_start:  # what has no weights could not learn in another fit
-                self._prune_unused_experts()
+            recipe = FURTHER if further else TEXT
+            draft = train(recipe, data, options, engine, random_state, monitor, **known)
+            earlier = self.t_ if further else 0.0
+            self._record(draft, describe(draft.model))
+            self.t_ = data.exposure.total + earlier
             if held_out is not None:
-                self.validation_scores_ = result.validation_scores
-                self.best_validation_score_ = max(result.validation_scores)
+                self.validation_scores_ = list(draft.validation_scores)
+                self.best_validation_score_ = max(draft.validation_scores)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -393,33 +388,27 @@ class SparseExpertClassifier(
         with unchanged_on_error(self):
             first_call = not hasattr(self, "router_coef_")
             if first_call and classes is None:
-                _, found, is_multilabel = inputs.check_targets(
-                    y if sparse.issparse(y) else np.asarray(y)
-                )
+                targets = y if sparse.issparse(y) else np.asarray(y)
+                _, found, is_multilabel = validation.check_targets(targets)
                 classes = found if is_multilabel else None
             _check_partial_fit_first_call(self, classes)
-            samples, _, multilabel = inputs.check_samples(
+            samples = validation.check_samples(
                 self, X, y, sample_weight, reset=first_call, classes=self.classes_
             )
+            data, known = self._start_training(samples, further=not first_call)
             if not first_call:
-                self._check_same_classes(self.classes_, multilabel)
-            engine = choose_engine(self.engine, self.device)
-            data = self._training_data(samples, self.classes_, continues=not first_call)
-            result = training.train_on_stream(
-                None if first_call else self._parameters(),
-                data,
-                self._settings(data, multilabel, continues=not first_call, in_stream=True),
-                engine,
-                check_random_state(self.random_state),
-                None if first_call else self._earlier_exposure(),
-            )
-            self._record(result, self.classes_, multilabel, continues=not first_call)
-            self._exposure = tuple(result.exposure)
-            self.loss_curve_ = [*getattr(self, "loss_curve_", []), *result.loss_curve]
-            self.n_iter_ = len(self.loss_curve_)
-            self.t_ = result.exposure.total
-            load = self._count_load(data.X, engine)
-            self.expert_load_ = load if first_call else self.expert_load_ + load
+                known |= {
+                    "earlier": self._earlier_exposure(),
+                    "loss_curve": tuple(self.loss_curve_),
+                    "expert_load": self.expert_load_,
+                }
+            options = self._fit_options(data, samples, further=not first_call, in_stream=True)
+            engine = get_engine(self.engine, self.device)
+            random_state = check_random_state(self.random_state)
+            draft = train(STREAM, data, options, engine, random_state, **known)
+            self._record(draft, self._describe(draft.model, samples, options))
+            self._exposure = tuple(draft.exposure)
+            self.t_ = draft.exposure.total
         return self
 
     def predict(self, X):
@@ -436,10 +425,10 @@ class SparseExpertClassifier(
             The most probable class; for multilabel targets an indicator matrix of int with
             the labels that are more probable than not.
         """
-        X, model = self._check_prediction(X)
+        X, predictor, top_k = self._check_prediction(X)
         if self._multilabel:
-            return (prediction.compute_logits(X, *model) > 0).astype(np.int64)
-        return self.classes_[prediction.compute_best_class(X, *model)]
+            return (predictor.logits(X, top_k) > 0).astype(np.int64)
+        return self.classes_[predictor.best_class(X, top_k)]
 
     def predict_proba(self, X):
         """Predict probabilities.
@@ -455,10 +444,10 @@ class SparseExpertClassifier(
             Columns in the order of `classes_`, in the dtype of the model. Rows add up to
             one, but for multilabel targets, where each label has its own probability.
         """
-        X, model = self._check_prediction(X)
+        X, predictor, top_k = self._check_prediction(X)
         if self._multilabel:
-            return prediction.sigmoid(prediction.compute_logits(X, *model))
-        return prediction.compute_probabilities(X, *model)
+            return sigmoid(predictor.logits(X, top_k))
+        return predictor.logits(X, top_k, as_probabilities=True)
 
     def predict_proba_path(self, X, top_ks):
         """Predict probabilities at several sparsity levels in one pass.
@@ -480,11 +469,11 @@ class SparseExpertClassifier(
         ValueError
             If a level is no integer from 1 to `top_k_`, or there is none.
         """
-        X, (parameters, _, *how) = self._check_prediction(X)
-        wanted = np.minimum(inputs.check_levels(top_ks, self.top_k_), self.n_experts_)
+        X, predictor, _ = self._check_prediction(X)
+        wanted = np.minimum(validation.check_levels(top_ks, self.top_k_), self.n_experts_)
         levels, places = np.unique(wanted, return_inverse=True)
-        path = prediction.compute_logits_path(X, parameters, levels, *how)
-        path = prediction.sigmoid(path) if self._multilabel else prediction.softmax(path)
+        path = predictor.logits_path(X, levels)
+        path = sigmoid(path) if self._multilabel else softmax(path)
         return path if np.array_equal(wanted, levels) else path[places]
 
     def predict_log_proba(self, X):
@@ -499,10 +488,10 @@ class SparseExpertClassifier(
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
-        X, model = self._check_prediction(X)
-        logits = prediction.compute_logits(X, *model)
+        X, predictor, top_k = self._check_prediction(X)
+        logits = predictor.logits(X, top_k)
         if self._multilabel:
-            return np.log(prediction.sigmoid(logits))
+            return np.log(sigmoid(logits))
         return log_softmax(logits, axis=1)
 
     def decision_function(self, X):
@@ -518,8 +507,8 @@ class SparseExpertClassifier(
         logits : ndarray of shape (n_samples, n_classes) or (n_samples,)
             For two classes the logit of ``classes_[1]`` minus that of ``classes_[0]``.
         """
-        X, model = self._check_prediction(X)
-        logits = prediction.compute_logits(X, *model)
+        X, predictor, top_k = self._check_prediction(X)
+        logits = predictor.logits(X, top_k)
         if len(self.classes_) == 2 and not self._multilabel:
             return logits[:, 1] - logits[:, 0]
         return logits
@@ -538,8 +527,8 @@ class SparseExpertClassifier(
             Gate weights of the kept experts, at most `top_k` a row. Rows add up to one, or
             are empty if no expert has a positive score.
         """
-        X, model = self._check_prediction(X)
-        return prediction.compute_codes(X, *model)
+        X, predictor, top_k = self._check_prediction(X)
+        return predictor.codes(X, top_k)
 
     def model_size(self):
         """Measure the fitted model.
@@ -562,12 +551,12 @@ class SparseExpertClassifier(
                 What comes on top once per sample: at most K experts times their outputs.
         """
         check_is_fitted(self)
-        parameters = self._parameters()
-        per_feature = parameters.router.nnz / parameters.router.shape[0]
-        outputs = parameters.expert.nnz / parameters.expert.shape[0]
+        model = self._model
+        per_feature = model.router.nnz / model.router.shape[0]
+        outputs = model.outputs.nnz / model.outputs.shape[0]
         return Bunch(
-            n_weights=sum(len(array) for array in parameters.arrays()),
-            n_bytes=packed_bytes(parameters, getattr(self, "storage_dtype_", None)),
+            n_weights=sum(len(array) for array in model.values()),
+            n_bytes=packed_bytes(model, getattr(self, "storage_dtype_", None)),
             weights_per_feature=per_feature,
             weight_density=per_feature / self.n_experts_,
             multiply_adds_per_nonzero=per_feature,
@@ -612,14 +601,14 @@ class SparseExpertClassifier(
             If a parameter is out of range.
         """
         check_is_fitted(self)
-        parameters = self._parameters()
+        model = self._model
         if density is not None:
-            scale = np.ones(self.n_features_in_, parameters.dtype)
+            scale = np.ones(self.n_features_in_, model.router.dtype)
             if X is not None:
-                samples = inputs.check_features(self, X)
+                samples = validation.check_features(self, X)
                 scale = np.sqrt(with_values(samples, samples.data**2).mean(axis=0))
-            parameters = prune(parameters, scale, density)
-        router = parameters.router
+            model = prune(model, scale, density)
+        router = model.router
         if dtype is not None:
             router = round_values(router, dtype)
         compressed = copy(self)
@@ -663,18 +652,22 @@ class SparseExpertClassifier(
     def _n_features_out(self):
         return self.n_experts_
 
-    def _parameters(self):
-        return ModelParameters(
+    @property
+    def _model(self):
+        return SparseExpertModel(
             self.router_coef_, self.router_intercept_, self.expert_coef_, self.intercept_
         )
 
     def _check_prediction(self, X):
-        """Validate X; returns (X, (parameters, K, engine, n_jobs))."""
-        check_is_fitted(self)
-        X = inputs.check_features(self, X)
-        engine = choose_engine(self.engine, self.device)
-        parameters = prediction.connect_for_many(X, self._parameters())
-        return X, (parameters, self._checked_top_k(), engine, self.n_jobs)
+        """Validate X; returns (X, predictor, K)."""
+        if not hasattr(self, "router_coef_"):  # a fitted estimator saves the time of the call
+            check_is_fitted(self)
+        X = validation.check_features(self, X)
+        engine = get_engine(self.engine, self.device)
+        model = self._model
+        if self.n_experts_ == 2:
+            model = densify_two_experts(X, model)
+        return X, Predictor(model, engine, effective_n_jobs(self.n_jobs)), self._checked_top_k()
 
     def _checked_top_k(self):
         """Return the current K, at most the number of experts; raises if it was not trained."""
@@ -685,69 +678,71 @@ class SparseExpertClassifier(
             )
         return min(int(self.top_k), self.n_experts_)
 
-    def _check_same_classes(self, classes, multilabel):
-        if multilabel != self._multilabel or not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                "A fitted model can only learn more about the classes it has: it was fitted "
-                f"with classes {self.classes_}, y has {classes}."
-            )
-
-    def _hold_out(self, samples, held_out, multilabel, random_state):
-        """Split off a validation set if early stopping needs one; returns (samples, held_out)."""
-        n = samples.X.shape[0]
-        if not self.early_stopping or held_out is not None or n <= training.SMALL_SAMPLE:
-            return samples, held_out
+    def _split_validation(self, samples, random_state):
+        """Split off a validation set, stratified where possible; returns (samples, held_out)."""
         counts = np.asarray(samples.labels.sum(axis=0)).ravel()
-        can_stratify = not multilabel and counts[counts > 0].min() > 1
-        kept, out = train_test_split(
-            np.arange(n),
+        can_stratify = not samples.multilabel and counts[counts > 0].min() > 1
+        parts = train_test_split(
+            np.arange(samples.X.shape[0]),
             test_size=self.validation_fraction,
             random_state=random_state,
             stratify=samples.labels.indices if can_stratify else None,
         )
-        return (inputs.Samples(*(part[rows] for part in samples)) for rows in (kept, out))
+        return map(samples.take, parts)
 
-    def _training_data(self, samples, classes, *, continues):
-        X, weight = samples.X, samples.sample_weight
-        if continues:
-            dtype = self.router_coef_.dtype
-            X, weight = X.astype(dtype, copy=False), weight.astype(dtype, copy=False)
-        n_experts = len(classes) if self.n_experts == "auto" else self.n_experts
-        if continues:
-            n_experts = self.n_experts_
-        class_experts = experts_of_classes(n_experts, len(classes))
-        return training.TrainingData(X, samples.labels, weight, class_experts)
+    def _start_training(self, samples, *, further):
+        """Prepare the samples and what is known before training; returns (data, dict)."""
+        n_classes = len(samples.classes)
+        if not further:
+            n_experts = n_classes if self.n_experts == "auto" else self.n_experts
+            data = build_training_data(samples.X, samples.labels, samples.sample_weight, n_experts)
+            alpha = ALPHAS[0] if self.alpha == "auto" else self.alpha
+            scaling = default_scaling(n_classes, samples.multilabel)
+            return data, {"alpha": alpha, "scaling": scaling}
+        if samples.multilabel != self._multilabel or not np.array_equal(
+            samples.classes, self.classes_
+        ):
+            raise ValueError(
+                "A fitted model can only learn more about the classes it has: it was fitted "
+                f"with classes {self.classes_}, y has {samples.classes}."
+            )
+        dtype = self.router_coef_.dtype
+        X, weight = (a.astype(dtype, copy=False) for a in (samples.X, samples.sample_weight))
+        data = build_training_data(X, samples.labels, weight, self.n_experts_)
+        # A model is trained further with the scaling it was calibrated to.
+        return data, {
+            "alpha": self.alpha_ if self.alpha == "auto" else self.alpha,
+            "scaling": ScoreScaling(*self._score_scaling),
+            "model": self._model,
+        }
 
-    def _settings(self, data, multilabel, *, continues, in_stream=False):
+    def _fit_options(self, data, samples, *, further, in_stream=False):
+        """Resolve the parameters against the data."""
         n, (n_classes, n_experts) = data.X.shape[0], data.class_experts.shape
-        in_full = n <= training.SMALL_SAMPLE and not in_stream
-        automatic = n if in_full else min(training.BATCH_SIZE, n)
+        automatic = n if n <= SMALL_SAMPLE and not in_stream else min(BATCH_SIZE, n)
         batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
-        # A model is trained further with the map it was calibrated to.
-        score_map = choose_score_map(n_classes, multilabel)
-        alpha = ALPHAS[0] if self.alpha == "auto" else self.alpha
-        if continues:
-            score_map = ScoreMap(*self._score_map)
-            alpha = self.alpha_ if self.alpha == "auto" else self.alpha
-        return training.TrainingSettings(
+        return FitOptions(
             top_k=self.top_k,
+            largest_top_k=max(int(self.top_k), self.top_k_ if further else 0),
             weight_density=None if self.weight_density == "auto" else self.weight_density,
-            alpha=alpha,
-            chooses_alpha=self.alpha == "auto",
+            alpha=None if self.alpha == "auto" else self.alpha,
             max_iter=1 if in_stream else self.max_iter,
             batch_size=batch_size,
             learning_rate=self.learning_rate_init,
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
             early_stopping=self.early_stopping,
+            n_threads=effective_n_jobs(self.n_jobs),
+            multilabel=samples.multilabel,
             full_batch=batch_size == n and not in_stream,
             in_stream=in_stream,
-            n_threads=effective_n_jobs(self.n_jobs),
-            multilabel=multilabel,
-            score_map=score_map,
-            opposite_pair=(
-                not multilabel and n_classes == n_experts == 2 and self.weight_density == "auto"
+            binary=(
+                not samples.multilabel
+                and n_classes == n_experts == 2
+                and self.weight_density == "auto"
             ),
+            # In another fit, an expert without weights could not be trained.
+            keeps_unused_experts=in_stream or self.warm_start,
         )
 
     def _earlier_exposure(self):
@@ -756,56 +751,44 @@ class SparseExpertClassifier(
             return Exposure(*self._exposure)
         return Exposure(np.zeros(self.n_features_in_), np.zeros(self.n_experts_), self.t_)
 
-    def _scorer(self, held_out, multilabel, engine):
-        """Accuracy of `ModelParameters` on the held-out samples, or None without them."""
-        if held_out is None:
-            return None
-        X = held_out.X
+    def _scorer(self, held_out, engine):
+        """Return a function that measures the accuracy of a model on the held-out samples."""
+        X, n_threads = held_out.X, effective_n_jobs(self.n_jobs)
 
-        def score(parameters):
-            top_k = min(self.top_k, len(parameters.router_intercept))
-            model = (parameters, top_k, engine, self.n_jobs)
-            if multilabel:
-                said = prediction.compute_logits(X, *model) > 0
-                return float((said == held_out.labels.toarray()).all(axis=1).mean())
-            return float(
-                (prediction.compute_best_class(X, *model) == held_out.labels.indices).mean()
-            )
+        def score(model):
+            predictor = Predictor(model, engine, n_threads)
+            top_k = min(self.top_k, len(model.router_intercept))
+            if held_out.multilabel:
+                predicted = predictor.logits(X, top_k) > 0
+                return float((predicted == held_out.labels.toarray()).all(axis=1).mean())
+            return float((predictor.best_class(X, top_k) == held_out.labels.indices).mean())
 
         return score
 
     def _report(self, epoch, loss, score):
-        validation = "" if score is None else f", validation score {score:.4f}"
-        print(f"Epoch {epoch + 1}/{self.max_iter}, loss {loss:.6f}{validation}")
+        result = "" if score is None else f", validation score {score:.4f}"
+        print(f"Epoch {epoch + 1}/{self.max_iter}, loss {loss:.6f}{result}")
 
-    def _describe(self, parameters, classes, multilabel, *, continues):
-        """Fitted attributes with which this estimator predicts as the parameters say."""
+    def _describe(self, model, samples, options):
+        """Return the fitted attributes with which this estimator predicts as the model does."""
         return {
-            "router_coef_": parameters.router,
-            "router_intercept_": parameters.router_intercept,
-            "expert_coef_": parameters.expert,
-            "intercept_": parameters.intercept,
-            "n_experts_": len(parameters.router_intercept),
-            "top_k_": max(int(self.top_k), self.top_k_ if continues else 0),
-            "classes_": classes,
-            "_multilabel": multilabel,
+            "router_coef_": model.router,
+            "router_intercept_": model.router_intercept,
+            "expert_coef_": model.outputs,
+            "intercept_": model.intercept,
+            "n_experts_": len(model.router_intercept),
+            "top_k_": options.largest_top_k,
+            "classes_": samples.classes,
+            "_multilabel": samples.multilabel,
         }
 
-    def _record(self, result, classes, multilabel, *, continues):
+    def _record(self, draft, attributes):
         """Turn what was trained into fitted attributes; those of earlier fits do not stay."""
-        described = self._describe(result.parameters, classes, multilabel, continues=continues)
-        vars(self).update(described)
-        self._score_map = [float(value) for value in result.score_map]
-        self.alpha_ = float(result.alpha)
         for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
-
-    def _prune_unused_experts(self):
-        """Store nothing of the experts that no training sample keeps."""
-        parameters = prune_experts(self._parameters(), self.expert_load_ == 0)
-        self.router_coef_ = parameters.router
-        self.router_intercept_ = parameters.router_intercept
-
-    def _count_load(self, X, engine):
-        top_k = min(self.top_k_, self.n_experts_)
-        return prediction.count_load(X, self._parameters(), top_k, engine, self.n_jobs)
+        vars(self).update(attributes)
+        self._score_scaling = [float(value) for value in draft.scaling]
+        self.alpha_ = float(draft.alpha)
+        self.loss_curve_ = list(draft.loss_curve)
+        self.n_iter_ = len(self.loss_curve_)
+        self.expert_load_ = draft.expert_load

@@ -1,19 +1,18 @@
-"""Smaller models: fewer router weights, fewer bits for each, and what that changes."""
+"""Smaller models: fewer router weights, and fewer bits per weight."""
 
 import numpy as np
-from scipy import sparse
 
-from ._parameters import with_values
+from ._csr import keep_entries, with_values
 
-LEVELS = 127  # of an int8 code, on either side of zero
+INT8_MAX = 127  # of an int8 code, on either side of zero
 
 
-def prune(parameters, feature_scale, weight_density):
+def prune(model, feature_scale, weight_density):
     """Keep the share ``weight_density`` of all router weights: the most influential ones.
 
     Parameters
     ----------
-    parameters : ModelParameters
+    model : SparseExpertModel
     feature_scale : ndarray (n_features,)
         The influence of a weight is its magnitude times the scale of its feature.
     weight_density : float
@@ -21,47 +20,17 @@ def prune(parameters, feature_scale, weight_density):
 
     Returns
     -------
-    ModelParameters
+    SparseExpertModel
         The same object if it has no more weights than that.
     """
-    router = parameters.router
+    router = model.router
     n_kept = max(1, round(weight_density * router.shape[0] * router.shape[1]))
     if router.nnz <= n_kept:
-        return parameters
+        return model
     influence = np.repeat(feature_scale, np.diff(router.indptr)) * np.abs(router.data)
     kept = np.zeros(router.nnz, bool)
     kept[np.argsort(-influence, kind="stable")[:n_kept]] = True
-    return parameters._replace(router=_keep_entries(router, kept))
-
-
-def prune_experts(parameters, experts):
-    """Take the router weights and b1 from some experts: nothing keeps them any more.
-
-    Parameters
-    ----------
-    parameters : ModelParameters
-    experts : ndarray (n_experts,) of bool
-
-    Returns
-    -------
-    ModelParameters
-        The same object if there are no such experts.
-    """
-    if not experts.any():
-        return parameters
-    router = parameters.router
-    return parameters._replace(
-        router=_keep_entries(router, ~experts[router.indices]),
-        router_intercept=np.where(experts, 0, parameters.router_intercept).astype(router.dtype),
-    )
-
-
-def _keep_entries(matrix, kept):
-    """Keep the entries of a CSR array that ``kept`` (nnz,) marks."""
-    before = np.concatenate([[0], np.cumsum(kept)])
-    indptr = before[matrix.indptr].astype(matrix.indptr.dtype)
-    parts = matrix.data[kept], matrix.indices[kept], indptr
-    return sparse.csr_array(parts, shape=matrix.shape)
+    return model._replace(router=keep_entries(router, kept))
 
 
 def encode_values(matrix, dtype):
@@ -83,19 +52,19 @@ def encode_values(matrix, dtype):
         return np.clip(matrix.data, -largest, largest).astype(np.float16), None
     magnitude = np.zeros(matrix.shape[1], matrix.dtype)
     np.maximum.at(magnitude, matrix.indices, np.abs(matrix.data))
-    scales = magnitude / matrix.dtype.type(LEVELS)
+    scales = magnitude / matrix.dtype.type(INT8_MAX)
     scales[scales == 0] = 1
     return np.rint(matrix.data / scales[matrix.indices]).astype(np.int8), scales
 
 
 def decode_values(codes, scales, columns, dtype):
-    """Undo `encode_values`; what comes back is encoded to the same codes again."""
+    """Undo `encode_values`; the values are encoded to the same codes again."""
     if scales is None:
         return codes.astype(dtype)
     return codes.astype(dtype) * scales[columns]
 
 
 def round_values(matrix, dtype):
-    """Round the values of a CSR array to those that its encoding can hold."""
+    """Round the values of a CSR array to those that the encoding can represent."""
     codes, scales = encode_values(matrix, dtype)
     return with_values(matrix, decode_values(codes, scales, matrix.indices, matrix.dtype))

@@ -1,19 +1,20 @@
-"""A fit as a whole: it ends, or leaves the estimator as it was; callbacks hear of its tasks."""
+"""Run a fit atomically and report its steps to scikit-learn callbacks."""
 
 from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 try:
     from sklearn.callback import CallbackSupportMixin
 except ImportError:  # scikit-learn before 1.9
 
     class CallbackSupportMixin:
-        """What a fit asks of scikit-learn's mixin, where nobody can be told."""
+        """Replaces scikit-learn's mixin, without callbacks."""
 
         def _init_callback_context(self, **options):
-            return _Untold()
+            return _NoCallbacks()
 
-    class _Untold:
-        """Stands for the context of any task."""
+    class _NoCallbacks:
+        """Replaces the context of any task."""
 
         def subcontext(self, **options):
             return self
@@ -30,7 +31,7 @@ except ImportError:  # scikit-learn before 1.9
 
 @contextmanager
 def unchanged_on_error(estimator):
-    """Put everything back if the block raises, KeyboardInterrupt included."""
+    """Restore the attributes of an estimator if the block raises, KeyboardInterrupt included."""
     before = vars(estimator).copy()
     try:
         yield
@@ -40,9 +41,50 @@ def unchanged_on_error(estimator):
         raise
 
 
+class FitTask(NamedTuple):
+    """A fit, or a part of it, as the callbacks of the estimator see it."""
+
+    context: Any  # scikit-learn's context of the task
+    arguments: dict  # of every call of the context
+
+    def begin_step(self, name, *, describe):
+        """Begin a subtask on the same samples; returns the function that ends it.
+
+        That function takes a function that builds the model so far, which ``describe`` turns
+        into fitted attributes if a callback needs them. It returns whether a callback asks to
+        stop.
+        """
+        context = self.context.subcontext(task_name=name)
+        context.call_on_fit_task_begin(**self.arguments)
+        return lambda build_model: context.call_on_fit_task_end(
+            **self.arguments, reconstruction_attributes=lambda: describe(build_model())
+        )
+
+    def subtask(self, name, place):
+        """Create a subtask that fits another estimator; its place identifies it."""
+        return self._replace(context=self.context.subcontext(task_name=name, task_id=place))
+
+    def fit(self, sub_estimator, X, y, *, params, sample_weight=None):
+        """Fit another estimator, which the callbacks follow, as this task.
+
+        ``params`` are the further arguments of its fit; the callbacks get ``sample_weight``.
+        """
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        arguments = {
+            "estimator": self.arguments["estimator"],
+            "X": X,
+            "y": y,
+            "metadata": metadata,
+        }
+        with self.context.propagate_callback_context(sub_estimator):
+            self.context.call_on_fit_task_begin(**arguments)
+            sub_estimator.fit(X, y, **params)
+            self.context.call_on_fit_task_end(**arguments, reconstruction_attributes=None)
+
+
 @contextmanager
 def fit_task(estimator, max_subtasks, X, y, sample_weight=None, *, in_parallel=False):
-    """Run the block as a fit: the callbacks of the estimator are told, errors undone.
+    """Run the block as a fit: report it to the callbacks, and undo it if it raises.
 
     Parameters
     ----------
@@ -57,59 +99,15 @@ def fit_task(estimator, max_subtasks, X, y, sample_weight=None, *, in_parallel=F
     ------
     FitTask
     """
-    # Outside of what an error undoes: scikit-learn cleans up by the attributes this sets.
+    # Before `unchanged_on_error`: scikit-learn cleans up by the attributes that this sets.
     context = estimator._init_callback_context(
         max_subtasks=max_subtasks, sequential_subtasks=not in_parallel
     )
     with unchanged_on_error(estimator):
-        task = FitTask(context, estimator, X, y, sample_weight).begin()
-        yield task
-        # A search without a refit cannot predict.
-        task.end({} if hasattr(estimator, "predict") else None)
-
-
-class FitTask:
-    """A fit or a part of it, with its samples, as the callbacks of the estimator hear of it."""
-
-    def __init__(self, context, estimator, X=None, y=None, sample_weight=None):
-        self._context, self._estimator, self._samples = context, estimator, (X, y, sample_weight)
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        self._told = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
-
-    def begin(self):
-        """Tell the callbacks that the task begins; returns the task."""
-        self._context.call_on_fit_task_begin(**self._told)
-        return self
-
-    def end(self, attributes=None):
-        """Tell the callbacks that the task is done; returns whether one of them asks to stop.
-
-        ``attributes`` are what the estimator has to take on to predict as of now: a dict, a
-        callable that returns one, or None where there is no model.
-        """
-        return self._context.call_on_fit_task_end(
-            **self._told, reconstruction_attributes=attributes
-        )
-
-    def begin_step(self, name, *, describe):
-        """Begin a subtask on the same samples; returns the function that ends it.
-
-        That one takes a function that builds the parameters of the model so far, which
-        ``describe`` turns into fitted attributes if a callback wants them.
-        """
-        context = self._context.subcontext(task_name=name)
-        step = FitTask(context, self._estimator, *self._samples).begin()
-        return lambda build_model: step.end(lambda: describe(build_model()))
-
-    def subtask(self, name, place):
-        """Create a subtask that is to fit another estimator; its place tells it from others."""
-        context = self._context.subcontext(task_name=name, task_id=place)
-        return FitTask(context, self._estimator)
-
-    def fit(self, sub_estimator, X, y, sample_weight, **params):
-        """Fit another estimator, which the callbacks follow, as this task."""
-        task = FitTask(self._context, self._estimator, X, y, sample_weight)
-        with self._context.propagate_callback_context(sub_estimator):
-            task.begin()
-            sub_estimator.fit(X, y, sample_weight, **params)
-            task.end()
+        arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        context.call_on_fit_task_begin(**arguments)
+        yield FitTask(context, arguments)
+        # A search without a refit cannot predict.
+        attributes = {} if hasattr(estimator, "predict") else None
+        context.call_on_fit_task_end(**arguments, reconstruction_attributes=attributes)

@@ -1,4 +1,4 @@
-"""What a saved model holds: small integers for the pattern, and the version that wrote it."""
+"""The state of a saved model: packed sparse arrays and the version that saved it."""
 
 import warnings
 
@@ -11,7 +11,7 @@ VERSION_KEY = "_skparse_version"
 
 
 def pack_state(state, version):
-    """Copy the state of an estimator, with its sparse arrays packed and its version stamped."""
+    """Copy the state of an estimator, with packed sparse arrays and the version."""
     packed = {**state, VERSION_KEY: version}
     if "router_coef_" in state:
         packed["router_coef_"] = pack(state["router_coef_"], state.get("storage_dtype_"))
@@ -20,7 +20,7 @@ def pack_state(state, version):
 
 
 def unpack_state(state, version, name):
-    """Undo `pack_state`; warns if another version of the package wrote the state."""
+    """Undo `pack_state`; warns if another version of the package saved the state."""
     state = dict(state)
     written_by = state.pop(VERSION_KEY, "unknown")
     if written_by != version:
@@ -43,13 +43,14 @@ def pack(matrix, dtype=None):
     ----------
     matrix : csr_array
     dtype : {"float16", "int8"}, default=None
-        Encoding of the values, which have to be representable in it; as they are if None.
+        Encoding of the values, which have to be representable in it. With None they are stored
+        unchanged.
 
     Returns
     -------
     dict
         Shape, entries per row, column indices, values and, for int8, scales of the columns.
-        Where that is smaller, rows without entries are left out, and gaps tell where they are.
+        If it is smaller, only rows with entries are stored, with the gaps between them.
     """
     counts = _smallest(np.diff(matrix.indptr))
     used = np.flatnonzero(counts)
@@ -71,7 +72,7 @@ def pack(matrix, dtype=None):
 
 
 def _smallest(numbers):
-    """Non-negative integers in the smallest dtype that holds them."""
+    """Convert non-negative integers to the smallest dtype that holds them."""
     return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))
 
 
@@ -91,8 +92,8 @@ def unpack(packed):
     return sparse.csr_array((values, indices, indptr), shape=tuple(packed["shape"]))
 
 
-def packed_bytes(parameters, dtype=None):
+def packed_bytes(model, dtype=None):
     """Bytes of the arrays of a saved model."""
-    packs = [pack(parameters.router, dtype), pack(parameters.expert)]
+    packs = [pack(model.router, dtype), pack(model.outputs)]
     arrays = [a for p in packs for a in p.values() if isinstance(a, np.ndarray)]
-    return sum(array.nbytes for array in (*arrays, *parameters.intercepts))
+    return sum(array.nbytes for array in (*arrays, model.router_intercept, model.intercept))

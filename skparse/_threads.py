@@ -2,37 +2,33 @@
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
 
 
-class Threads:
-    """At most ``n_threads`` threads, of which the calling one is one.
+class Threads(NamedTuple):
+    """At most `n_threads` threads, of which the calling thread is one.
 
-    It works while the others start, which takes a tenth of a millisecond, and does itself what
-    they have not begun when it comes to need it.
+    The calling thread works while the others start, which takes a tenth of a millisecond. Calls
+    that no other thread has begun when their results are needed are run by the calling thread.
     """
 
-    def __init__(self, n_threads):
-        self.n_threads = n_threads
-        self._pool = ThreadPoolExecutor(n_threads - 1) if n_threads > 1 else None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    n_threads: int
+    pool: ThreadPoolExecutor | None = None  # of the other threads, None if there is no other
 
     def start(self, function, *arguments):
         """Begin a call if there is a thread for it; returns a function that returns its result."""
-        if self._pool is None:
+        if self.pool is None:
             return lambda: function(*arguments)
-        future = self._pool.submit(function, *arguments)
+        future = self.pool.submit(function, *arguments)
         return lambda: function(*arguments) if future.cancel() else future.result()
 
     def map(self, function, *arguments):
         """Like ``list(map(function, *arguments))``; each thread takes the next call when free."""
-        waiting = deque(enumerate(zip(*arguments, strict=True)))
-        results = [None] * len(waiting)
+        calls = list(zip(*arguments, strict=True))
+        if self.pool is None or len(calls) < 2:
+            return [function(*call) for call in calls]
+        waiting, results = deque(enumerate(calls)), [None] * len(calls)
 
         def work():
             while waiting:
@@ -42,16 +38,23 @@ class Threads:
                     return
                 results[place] = function(*call)
 
-        n_helpers = min(self.n_threads, len(waiting)) - 1
-        helpers = [self._pool.submit(work) for _ in range(n_helpers)]
+        n_helpers = min(self.n_threads, len(calls)) - 1
+        helpers = [self.pool.submit(work) for _ in range(n_helpers)]
         work()
         for helper in helpers:
-            if not helper.cancel():  # it came in time
+            if not helper.cancel():  # it has begun
                 helper.result()
         return results
 
 
-def map_threads(function, *arguments, n_threads):
-    """Like ``list(map(function, *arguments))``, in at most ``n_threads`` threads."""
-    with Threads(n_threads) as threads:
-        return threads.map(function, *arguments)
+@contextmanager
+def open_threads(n_threads):
+    """Open `Threads` for the block; calls that have not begun at its end are cancelled."""
+    if n_threads == 1:
+        yield Threads(1)
+        return
+    pool = ThreadPoolExecutor(n_threads - 1)
+    try:
+        yield Threads(n_threads, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)

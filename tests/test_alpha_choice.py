@@ -15,7 +15,7 @@ from skparse import _alpha_choice as alpha_choice
 from skparse import _calibration as calibration
 from skparse import _training as training
 from skparse.datasets import make_topic_documents
-from skparse.model_selection import SparseExpertClassifierCV
+from skparse.model_selection import TopKSearchCV
 
 SAMPLES_NEEDED = 16 * alpha_choice.ROWS_NEEDED  # one row in sixteen is kept apart
 # Share of labels that are drawn at random, by number of classes: 30 to 42 % are wrong.
@@ -335,8 +335,6 @@ def test_what_is_no_penalty_is_refused(alpha):
     X, y = draw_documents(50)
     with pytest.raises(ValueError, match="'alpha' parameter of SparseExpertClassifier must be"):
         fit(X, y, alpha=alpha)
-    with pytest.raises(ValueError, match="'alpha' parameter of SparseExpertClassifierCV must be"):
-        SparseExpertClassifierCV(alpha=alpha).fit(X, y)
 
 
 @pytest.mark.parametrize("n_classes", [2, 6])
@@ -445,8 +443,8 @@ def test_a_copy_of_a_model_knows_the_penalty_and_learns_on_with_it(noisy):
 
 def test_a_search_over_top_k_chooses_in_its_last_fit(noisy):
     X, y, model = noisy
-    search = SparseExpertClassifierCV(top_ks=(1, 8), cv=2, random_state=0).fit(X, y)
+    search = TopKSearchCV(SparseExpertClassifier(random_state=0), top_ks=(1, 8), cv=2).fit(X, y)
     assert search.best_estimator_.alpha_ == model.alpha_
     assert_same_model(search.best_estimator_, model)
-    search.set_params(alpha=2.0).fit(X, y)
+    search.set_params(estimator__alpha=2.0).fit(X, y)
     assert search.best_estimator_.alpha_ == 2.0

@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 
 from skparse import SparseExpertClassifier
-from skparse._compression import decode_values, encode_values, prune_experts, round_values
+from skparse._compression import decode_values, encode_values, round_values
 from skparse.datasets import make_topic_documents
 
 
@@ -153,8 +153,3 @@ def test_experts_that_no_sample_keeps_have_no_weights_and_all_else_stays(documen
     more = pickle.loads(pickle.dumps(model)).partial_fit(X[:300], y[:300])
     assert (np.bincount(more.router_coef_.indices, more.router_coef_.data != 0)[unused] > 0).all()
     assert (more.expert_load_[unused] > 0).any()
-
-
-def test_without_unused_experts_nothing_is_taken(model):
-    parameters = model._parameters()
-    assert prune_experts(parameters, np.zeros(model.n_experts_, bool)) is parameters

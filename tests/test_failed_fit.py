@@ -150,11 +150,14 @@ def test_an_interrupt_after_an_epoch_leaves_the_model_as_it_was(model, documents
 def test_an_interrupt_at_the_very_end_leaves_the_model_as_it_was(
     model, documents, method, monkeypatch
 ):
-    def interrupt(*args):
+    record = SparseExpertClassifier._record
+
+    def record_and_interrupt(*args):
+        record(*args)
         raise KeyboardInterrupt
 
     X, y = documents
-    monkeypatch.setattr("skparse._prediction.count_load", interrupt)
+    monkeypatch.setattr(SparseExpertClassifier, "_record", record_and_interrupt)
     with left_as_it_was(model), pytest.raises(KeyboardInterrupt):
         getattr(model, method)(X[::2], y[::2])
 

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 
 from skparse import SparseExpertClassifier
 from skparse.datasets import make_topic_documents
-from skparse.model_selection import SparseExpertClassifierCV
+from skparse.model_selection import TopKSearchCV
 
 # Before 1.9 scikit-learn has no callbacks.
 needs_callbacks = pytest.mark.skipif(
@@ -91,8 +91,13 @@ def documents():
     )
 
 
+def build_search(of_classifier=None, **parameters):
+    classifier = SparseExpertClassifier(random_state=0, **(of_classifier or {}))
+    return TopKSearchCV(classifier, top_ks=(1, 2), **parameters)
+
+
 def epochs_of_a_fit(n_epochs):
-    return ["linear-start", *["epoch"] * n_epochs]
+    return ["start", *["epoch"] * n_epochs]
 
 
 @needs_callbacks
@@ -117,11 +122,11 @@ def test_a_fit_that_stops_early_ends_all_its_tasks(documents):
 
 
 @needs_callbacks
-def test_a_warm_start_has_epochs_but_no_linear_start(documents):
+def test_a_warm_start_has_a_start_and_epochs(documents):
     recorder = Recorder()
     model = SparseExpertClassifier(warm_start=True, random_state=0).fit(*documents)
     model.set_callbacks(recorder).fit(*documents)
-    assert recorder.ended == [*["epoch"] * model.n_iter_, "fit"]
+    assert recorder.ended == [*epochs_of_a_fit(model.n_iter_), "fit"]
 
 
 @needs_callbacks
@@ -174,7 +179,7 @@ def test_a_callback_can_end_the_training(documents, n):
 
 
 FAILURES = [
-    ("setup", "fit"), ("begin", "fit"), ("begin", "linear-start"), ("end", "linear-start"),
+    ("setup", "fit"), ("begin", "fit"), ("begin", "start"), ("end", "start"),
     ("begin", "epoch"), ("end", "epoch"), ("end", "fit"),
 ]  # fmt: skip
 
@@ -200,7 +205,7 @@ def test_a_callback_that_fails_leaves_the_model_as_it_was(documents, hook, task_
 )
 def test_a_callback_that_fails_leaves_the_search_as_it_was(documents, hook, task_name):
     X, y = documents
-    search = SparseExpertClassifierCV(top_ks=(1, 2), cv=2, random_state=0).fit(X, y)
+    search = build_search(cv=2).fit(X, y)
     callback = Failing(hook, task_name)
     before = dict(vars(search.set_callbacks(callback)))
     with pytest.raises(RuntimeError, match="the callback fails"):
@@ -227,13 +232,11 @@ def test_bad_input_lets_the_callbacks_clean_up(documents):
 @pytest.mark.parametrize("refit", [True, False])
 def test_a_search_over_top_k_tells_of_its_folds_and_of_their_epochs(documents, refit, n_jobs):
     follower = Follower()
-    search = SparseExpertClassifierCV(
-        top_ks=(1, 2), cv=3, refit=refit, max_iter=2, n_jobs=n_jobs, random_state=0
-    )
+    search = build_search({"max_iter": 2}, cv=3, refit=refit, n_jobs=n_jobs)
     watched = clone(search).set_callbacks(follower).fit(*documents)
     n_fits = 3 + refit
     assert follower.ended.count("epoch") == 2 * n_fits
-    assert follower.ended.count("linear-start") == n_fits
+    assert follower.ended.count("start") == n_fits
     # A fold and the fit in it are one task.
     assert follower.ended.count("fit") == n_fits + 1
     assert sorted(follower.begun) == sorted(follower.ended)
@@ -245,7 +248,7 @@ def test_a_search_over_top_k_tells_of_its_folds_and_of_their_epochs(documents, r
 def test_a_callback_that_is_not_passed_on_hears_of_folds_and_refit(documents):
     X, y = documents
     recorder = Recorder()
-    search = SparseExpertClassifierCV(top_ks=(1, 2), cv=3, random_state=0)
+    search = build_search(cv=3)
     search.set_callbacks(recorder).fit(X, y)
     assert recorder.ended == ["fold"] * 3 + ["refit", "fit"]
     assert [told.shape[0] for told, _ in recorder.told[3:]] == [len(y)] * 2
@@ -256,12 +259,36 @@ def test_a_callback_that_is_not_passed_on_hears_of_folds_and_refit(documents):
 @needs_callbacks
 def test_a_search_in_processes_passes_callbacks_on(documents):
     follower = Follower()
-    search = SparseExpertClassifierCV(
-        top_ks=(1, 2), cv=2, max_iter=1, n_jobs=2, engine="torch", random_state=0
-    )
+    search = build_search({"max_iter": 1, "engine": "torch"}, cv=2, n_jobs=2)
     search.set_callbacks(follower).fit(*documents)
     # What the copies of the callback in the processes hear stays there.
     assert follower.ended == [*epochs_of_a_fit(1), "fit", "fit"]
+
+
+@needs_callbacks
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_a_search_over_top_k_of_a_pipeline_reports_the_epochs(documents, n_jobs):
+    follower = Follower()
+    # Of a transformer without callbacks scikit-learn would warn.
+    pipeline = make_pipeline("passthrough", SparseExpertClassifier(max_iter=2, random_state=0))
+    search = TopKSearchCV(pipeline, top_ks=(1, 2), cv=3, n_jobs=n_jobs)
+    watched = clone(search).set_callbacks(follower).fit(*documents)
+    n_fits = 3 + 1
+    assert follower.ended.count("epoch") == 2 * n_fits
+    assert follower.ended.count("start") == n_fits
+    assert sorted(follower.begun) == sorted(follower.ended)
+    assert (follower.n_setups, follower.n_teardowns) == (1, 1)
+    np.testing.assert_array_equal(watched.scores_, search.fit(*documents).scores_)
+
+
+@needs_callbacks
+def test_a_search_over_top_k_passes_sample_weights_to_callbacks(documents):
+    X, y = documents
+    recorder, weight = Recorder(), np.linspace(1.0, 2.0, len(y))
+    build_search(cv=3).set_callbacks(recorder).fit(X, y, sample_weight=weight)
+    sums = [metadata["sample_weight"].sum() for _, metadata in recorder.told]
+    np.testing.assert_allclose(sums[3:], weight.sum())
+    np.testing.assert_allclose(sum(sums[:3]), 2 * weight.sum())
 
 
 @needs_callbacks
@@ -290,13 +317,14 @@ def test_without_callbacks_in_scikit_learn_fits_are_the_same(documents):
         "there = sys.modules.pop('sklearn.callback', None)\n"
         "sys.modules['sklearn.callback'] = None\n"  # an import fails, as in an older version
         "from skparse import SparseExpertClassifier\n"
-        "from skparse.model_selection import SparseExpertClassifierCV\n"
+        "from skparse.model_selection import TopKSearchCV\n"
         "sys.modules['sklearn.callback'] = there\n"
         "from skparse.datasets import make_topic_documents\n"
         "X, y = make_topic_documents(400, 200, 6, n_classes=3, document_length=20,"
         " random_state=0, return_X_y=True)\n"
         "model = SparseExpertClassifier(random_state=0).fit(X, y)\n"
-        "search = SparseExpertClassifierCV(top_ks=(1, 2), cv=2, random_state=0).fit(X, y)\n"
+        "search = TopKSearchCV(SparseExpertClassifier(random_state=0), top_ks=(1, 2), cv=2)\n"
+        "search.fit(X, y)\n"
         "print(hasattr(model, 'set_callbacks'), hasattr(search, 'set_callbacks'))\n"
         "print(model.predict_proba(X).sum(axis=0).tolist(), search.scores_.tolist())\n"
     )
@@ -308,6 +336,6 @@ def test_without_callbacks_in_scikit_learn_fits_are_the_same(documents):
     assert answer == "False False"
     X, y = documents
     model = SparseExpertClassifier(random_state=0).fit(X, y)
-    search = SparseExpertClassifierCV(top_ks=(1, 2), cv=2, random_state=0).fit(X, y)
+    search = build_search(cv=2).fit(X, y)
     sums, scores = model.predict_proba(X).sum(axis=0).tolist(), search.scores_.tolist()
     assert numbers == f"{sums} {scores}"

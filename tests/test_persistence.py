@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 
 import skparse
 from skparse import SparseExpertClassifier
-from skparse._parameters import csr_parts
+from skparse._csr import csr_arrays
 from skparse._persistence import pack, unpack
 from skparse.datasets import make_topic_documents
 
@@ -208,7 +208,7 @@ def test_rows_without_entries_take_no_room_and_come_back(filled):
     values = np.arange(indptr[-1], dtype=np.float32)
     matrix = sparse.csr_array((values, columns, indptr), shape=(70_000, 5))
     packed = pack(matrix)
-    for mine, theirs in zip(csr_parts(unpack(packed)), csr_parts(matrix), strict=True):
+    for mine, theirs in zip(csr_arrays(unpack(packed)), csr_arrays(matrix), strict=True):
         assert_array_equal(mine, theirs)
         assert mine.dtype == theirs.dtype
     of_pattern = sum(np.asarray(packed[name]).nbytes for name in ("counts", "gaps"))

@@ -9,13 +9,13 @@ from fitted_models import assert_same_model, reference_proba
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import draw_problem, prepare_training
 from scipy import sparse
+from skparse._parameters import ModelParameters
+from skparse._shared_view import SharedView
 
 from skparse import SparseExpertClassifier, _numba_engine
 from skparse import _initialization as initialization
 from skparse import _shared_view as shared_view
 from skparse import _training as training
-from skparse._parameters import ModelParameters
-from skparse._shared_view import SharedView
 from skparse.datasets import make_topic_documents
 
 N_CLASSES = 20

@@ -4,7 +4,7 @@ from threading import Barrier, Event, get_ident
 
 import pytest
 
-from skparse._threads import Threads, map_threads
+from skparse._threads import open_threads
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
@@ -12,9 +12,8 @@ from skparse._threads import Threads, map_threads
 def test_results_are_in_the_order_of_the_calls(n_threads, n_calls):
     numbers = list(range(n_calls))
     expected = [10 * number + 1 for number in numbers]
-    assert map_threads(lambda a, b: 10 * a + b, numbers, [1] * n_calls, n_threads=n_threads) == (
-        expected
-    )
+    with open_threads(n_threads) as threads:
+        assert threads.map(lambda a, b: 10 * a + b, numbers, [1] * n_calls) == expected
 
 
 @pytest.mark.parametrize("n_threads", [2, 3])
@@ -25,12 +24,14 @@ def test_the_calling_thread_is_one_of_the_threads(n_threads):
         barrier.wait()
         return get_ident()
 
-    threads = set(map_threads(who, range(n_threads), n_threads=n_threads))
-    assert get_ident() in threads and len(threads) == n_threads
+    with open_threads(n_threads) as threads:
+        idents = set(threads.map(who, range(n_threads)))
+    assert get_ident() in idents and len(idents) == n_threads
 
 
 def test_one_thread_is_the_calling_one():
-    assert set(map_threads(lambda _: get_ident(), range(9), n_threads=1)) == {get_ident()}
+    with open_threads(1) as threads:
+        assert set(threads.map(lambda _: get_ident(), range(9))) == {get_ident()}
 
 
 @pytest.mark.parametrize("by_the_caller", [True, False])
@@ -43,18 +44,18 @@ def test_an_error_in_any_thread_is_raised(by_the_caller):
             raise ValueError("of one thread")
         return number
 
-    with pytest.raises(ValueError, match="of one thread"):
-        map_threads(fail_in_one, range(2), n_threads=2)
+    with open_threads(2) as threads, pytest.raises(ValueError, match="of one thread"):
+        threads.map(fail_in_one, range(2))
 
 
 def test_arguments_have_to_be_of_one_length():
-    with pytest.raises(ValueError, match="shorter"):
-        map_threads(lambda a, b: a, [1, 2], [1], n_threads=2)
+    with open_threads(2) as threads, pytest.raises(ValueError, match="shorter"):
+        threads.map(lambda a, b: a, [1, 2], [1])
 
 
 def test_one_thread_does_what_was_started_when_its_result_is_asked_for():
     calls = []
-    with Threads(1) as threads:
+    with open_threads(1) as threads:
         result = threads.start(lambda *numbers: calls.append(numbers) or get_ident(), 1, 2)
         assert calls == []
         assert threads.map(abs, [-3]) == [3]
@@ -70,7 +71,7 @@ def test_what_was_started_runs_beside_the_calling_thread():
         assert go_on.wait(60)
         return get_ident()
 
-    with Threads(2) as threads:
+    with open_threads(2) as threads:
         result = threads.start(wait)
         assert begun.wait(60)
         # The only other thread is taken: the calling one does all the rest.
@@ -86,7 +87,7 @@ def test_what_no_thread_has_begun_the_calling_one_does():
         begun.set()
         return go_on.wait(60)
 
-    with Threads(2) as threads:
+    with open_threads(2) as threads:
         threads.start(wait)
         assert begun.wait(60)
         assert threads.start(get_ident)() == get_ident()
@@ -95,14 +96,14 @@ def test_what_no_thread_has_begun_the_calling_one_does():
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_an_error_in_what_was_started_is_raised_when_its_result_is_asked_for(n_threads):
-    with Threads(n_threads) as threads:
+    with open_threads(n_threads) as threads:
         result = threads.start(int, "no number")
         with pytest.raises(ValueError, match="no number"):
             result()
 
 
 def test_threads_serve_several_maps_and_end_with_their_block():
-    with Threads(3) as threads:
+    with open_threads(3) as threads:
         for n_calls in (5, 0, 7):
             assert threads.map(lambda a: a + 1, range(n_calls)) == list(range(1, n_calls + 1))
     with pytest.raises(RuntimeError, match="shutdown"):

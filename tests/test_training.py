@@ -9,14 +9,14 @@ from fitted_models import reference_codes
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import prepare_training
 from scipy import sparse
+from skparse._linear_start import EPOCHS_APART, LINEAR_EPOCHS, StepClock
+from skparse._parameters import ModelParameters
 
 from skparse import SparseExpertClassifier, _kernels
 from skparse import _calibration as calibration
 from skparse import _initialization as initialization
 from skparse import _training as training
 from skparse._engines import choose_engine
-from skparse._linear_start import EPOCHS_APART, LINEAR_EPOCHS, StepClock
-from skparse._parameters import ModelParameters
 from skparse.datasets import make_topic_documents
 
 

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from skparse import SparseExpertClassifier
-from skparse._inputs import merge_entries
+from skparse._validation import merge_entries
 from skparse.datasets import make_topic_documents
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
@@ -117,7 +117,7 @@ def backwards(X):
 
 def test_the_order_of_the_entries_of_a_row_changes_rounding_alone(documents, model):
     X, y = documents
-    numbers, same = (m._parameters().arrays() for m in (model, fit(backwards(X), y)))
+    numbers, same = (m._model.values() for m in (model, fit(backwards(X), y)))
     for actual, desired in zip(same, numbers, strict=True):
         assert_allclose(actual, desired, rtol=1e-9, atol=1e-12)
     assert_same_predictions(model, X, backwards(X), rtol=1e-12)

@@ -1,0 +1,177 @@
+"""Stages that choose which router weights exist.
+
+A feature is connected to the experts of the classes that it occurs in. A frequent feature is also
+connected to the classes from which it is unexpectedly absent.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import sparse
+
+from .._compression import prune
+from .._csr import entry_keys, with_smallest_index_dtype, with_values
+from .naive_bayes import PRIOR_STRENGTH, choose_prior_strength, expert_mass, log_odds
+from .scores import model_from_margins, multiply_scores
+
+# Chosen by held-out accuracy on training parts; docs/design/ has the records.
+# Relevance of a feature: (information + floor) ** power, smoothed with samples of all classes.
+RELEVANCE_SMOOTHING = 12.0
+RELEVANCE_FLOOR = 0.1
+RELEVANCE_POWER = 0.35
+# Expected samples of a class from which an absence is evidence: 1, and fewer from 20 experts on,
+# where the pattern is a smaller part of the dense one.
+ABSENCE_COUNT = 1.0
+LOWEST_ABSENCE_COUNT = 0.4
+CONNECTION_EPSILON = 1e-30  # stored for a connection that has no mass
+FEATURE_DROPOUT = 0.1  # share of the features that an expert of a shared class is started without
+
+
+def connect(problem, draft):
+    """Choose the pattern of the router weights and where its margins start.
+
+    The features of the draft's data are multiplied by their relevance. Labels of held-out samples
+    are used for the pattern only.
+    """
+    data, held_out = draft.data, draft.held_out
+    epsilon = data.sample_weight.dtype.type(CONNECTION_EPSILON)
+    weight = np.where(held_out, epsilon, data.sample_weight)
+    mass = expert_mass(data.X, weight, data.sample_experts)
+    relevance = measure_relevance(mass, data.exposure)
+    values = relevance[data.X.indices]
+    values *= data.X.data
+    data = replace(data, X=with_values(data.X, values), relevance=relevance)
+    mass = with_values(mass, mass.data * np.repeat(relevance, np.diff(mass.indptr)))
+    density, count = problem.options.weight_density, None
+    if density is not None:
+        count = absence_count_for_density(data.exposure, density)
+    mass = add_absences(mass, data.exposure, count)
+    if data.class_experts.nnz > data.class_experts.shape[0]:
+        mass = drop_features(mass, data.class_experts, problem.random_state)
+    mass = with_smallest_index_dtype(mass)
+    margins = with_values(mass, log_odds(mass, data.X, weight, data.geometry))
+    strength = PRIOR_STRENGTH
+    if held_out.any():
+        strength = choose_prior_strength(margins, data, held_out)
+    margins.data *= margins.dtype.type(strength)
+    return replace(draft, data=data, margins=margins)
+
+
+def grow_connections(problem, draft):
+    """Add the connections of new samples to a calibrated model, with weights of zero.
+
+    Without a model so far, the stage begins with one that has zero margins.
+    """
+    data = draft.data
+    if draft.model is None:
+        shape = data.X.shape[1], data.class_experts.shape[1]
+        margins = sparse.csr_array(shape, dtype=data.X.dtype)
+        if problem.options.binary:
+            margins = sparse.csr_array((shape[0], 1), dtype=data.X.dtype)
+        bias = np.zeros(margins.shape[1], data.X.dtype)
+        model = model_from_margins(problem, draft, margins, bias)
+    else:
+        scaling = draft.scaling  # calibrated, which is undone
+        model = multiply_scores(draft.model, 1 / scaling.score_factor, 1 / scaling.output_factor)
+    old = model.router
+    mass = expert_mass(data.X, data.sample_weight, data.sample_experts)
+    mass = add_absences(mass, draft.exposure)
+    union = with_smallest_index_dtype(mass + with_values(old, np.ones_like(old.data)))
+    values = np.zeros(union.nnz, old.dtype)
+    values[np.searchsorted(entry_keys(union), entry_keys(old))] = old.data
+    new_features = np.diff(old.indptr) == 0
+    model = model._replace(router=with_values(union, values))
+    return replace(draft, model=model, new_features=new_features)
+
+
+def limit_density(problem, draft):
+    """Prune the router weights to the density that the user wishes, if any."""
+    density, data = problem.options.weight_density, draft.data
+    if density is None:
+        return draft
+    squares = with_values(data.X, data.X.data**2)
+    feature_scale = np.sqrt(squares.T @ data.sample_weight)
+    return replace(draft, model=prune(draft.model, feature_scale, density))
+
+
+def absence_count_for_density(exposure, weight_density):
+    """Find the expected count from which absences are connected so that enough weights exist."""
+    if weight_density == 1.0:
+        return 0.0
+    size = np.sort(exposure.expert)
+    low, high = 0.0, exposure.total
+    wanted = weight_density * len(exposure.feature) * len(size)
+    for _ in range(40):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore"):
+            needed = middle * exposure.total / exposure.feature
+        reached = (len(size) - np.searchsorted(size, needed)).sum()
+        low, high = (middle, high) if reached > wanted else (low, middle)
+    return high
+
+
+def add_absences(mass, exposure, count=None):
+    """Add the pairs (feature, expert) with at least ``count`` expected samples to ``mass``.
+
+    They are stored with a mass of 1e-30: the feature was never seen with the expert, although
+    it would have been if the two were independent. Features without an entry in ``mass`` get
+    none. Without a count it is chosen by the number of experts.
+    """
+    if count is None:
+        count = max(LOWEST_ABSENCE_COUNT, min(ABSENCE_COUNT, 20 / mass.shape[1]))
+    by_size = np.argsort(-exposure.expert, kind="stable")
+    needed = np.full(mass.shape[0], np.inf)
+    seen = np.diff(mass.indptr) > 0
+    needed[seen] = count * exposure.total / exposure.feature[seen]
+    reach = np.searchsorted(-exposure.expert[by_size], -needed, side="right")
+    # Kernels read a feature that is connected to all experts faster than one with most.
+    reach[2 * np.maximum(reach, np.diff(mass.indptr)) > mass.shape[1]] = mass.shape[1]
+    indptr = np.concatenate([[0], np.cumsum(reach)])
+    index = sparse.get_index_dtype(maxval=indptr[-1])
+    position = np.arange(indptr[-1], dtype=index)
+    position -= np.repeat(indptr[:-1].astype(index), reach)
+    values = np.full(len(position), CONNECTION_EPSILON, dtype=mass.dtype)
+    parts = values, by_size.astype(index)[position], indptr.astype(index)
+    expected = sparse.csr_array(parts, shape=mass.shape)
+    expected.sort_indices()
+    return mass + expected
+
+
+def drop_features(mass, class_experts, random_state):
+    """Remove a random share of the features from experts that share a class.
+
+    Experts of one class start different because they have different features.
+    """
+    shared = np.diff(class_experts.indptr) > 1
+    is_shared = (shared @ class_experts) > 0
+    dropped = is_shared[mass.indices] & (random_state.uniform(size=mass.nnz) < FEATURE_DROPOUT)
+    rows = np.repeat(np.arange(mass.shape[0]), np.diff(mass.indptr))
+    entries = (mass.data[~dropped], (rows[~dropped], mass.indices[~dropped]))
+    return sparse.csr_array(entries, shape=mass.shape)
+
+
+def measure_relevance(mass, exposure):
+    """Measure how much information each feature has about the experts of a sample, (n_features,).
+
+    The divergence of the experts of the samples with the feature from those of all samples, in
+    units of the entropy of the latter. Training on features that are multiplied by their
+    relevance shrinks the weights of those with little information the most.
+    """
+    if mass.nnz == 0:
+        return np.ones(mass.shape[0], mass.dtype)
+    background = (exposure.expert / exposure.expert.sum()).astype(mass.dtype)
+    used = background[background > 0]
+    entropy = -float((used * np.log(used)).sum())
+    if entropy <= 0:  # all samples have the same expert
+        return np.ones(mass.shape[0], mass.dtype)
+    smoothing = mass.dtype.type(RELEVANCE_SMOOTHING * mass.sum() / exposure.feature.sum())
+    total = mass.sum(axis=1)
+    # What the smoothing alone leaves to an expert that was never seen with the feature.
+    left = smoothing / (total + smoothing)
+    expected = np.maximum(background[mass.indices], np.finfo(mass.dtype).tiny)
+    ratio = mass.data / np.repeat(total + smoothing, np.diff(mass.indptr)) / expected
+    ratio += np.repeat(left, np.diff(mass.indptr))
+    terms = with_values(mass, expected * ratio * np.log(ratio)).sum(axis=1)
+    unseen = np.maximum(1 - with_values(mass, expected).sum(axis=1), 0)
+    divergence = np.maximum(terms + unseen * left * np.log(left), 0)
+    return (divergence / entropy + RELEVANCE_FLOOR) ** RELEVANCE_POWER

@@ -1,0 +1,139 @@
+"""Held-out samples inside a fit: what is tried is measured on them, and kept if it is better.
+
+They take no part in the naive-Bayes start and in the first linear epochs. After the choices they
+join the other samples.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from .._csr import with_values
+from .._predictor import Predictor
+from .low_rank import add_products
+
+# Factors on the default scores and outputs, among which the held-out log-loss chooses.
+CALIBRATION_FACTORS = 2.0 ** (np.arange(-6, 5) / 3)
+# From this many samples on some are held out: one in HELD_OUT_EVERY, at most MAX_HELD_OUT.
+MIN_SAMPLES = 1024
+HELD_OUT_EVERY = 16
+MAX_HELD_OUT = 1000
+# Log-loss, in samples of mean weight, that a factor has to gain per its squared logarithm.
+FACTOR_PENALTY = 6.0
+# Weight of K = 1 in the log-loss; the rest is that of the largest K.
+WEIGHT_OF_TOP_1 = 0.15
+
+
+class HeldOutLosses(NamedTuple):
+    """Losses on the held-out samples, summed in sample weight."""
+
+    by_factors: np.ndarray  # (n_factors on the scores, n_factors on the outputs), log-loss
+    loss: float  # log-loss plus probabilities of the wrong classes, at the best factors
+
+
+def hold_out(problem, draft):
+    """Draw the held-out samples; none of few samples, and none of multilabel targets.
+
+    One of every so many rows in their order, so that sorted data are held out evenly.
+    """
+    n_samples = problem.data.X.shape[0]
+    held_out = np.zeros(n_samples, bool)
+    if n_samples >= MIN_SAMPLES and not problem.options.multilabel:
+        every = max(HELD_OUT_EVERY, -(-n_samples // MAX_HELD_OUT))
+        firsts = np.arange(0, n_samples - every + 1, every)
+        held_out[firsts + problem.random_state.randint(every, size=len(firsts))] = True
+    return replace(draft, held_out=held_out)
+
+
+def keep_while_better(candidates, attempt):
+    """Try candidates in turn, and keep each that is better than the kept one.
+
+    Parameters
+    ----------
+    candidates : iterable
+    attempt : callable
+        ``attempt(candidate, kept)`` returns what it finds, or None if ``kept``, what the last
+        attempt returned, is as good. The first ``kept`` is None.
+
+    Returns
+    -------
+    object
+        What the last successful attempt returned.
+    """
+    kept = None
+    for candidate in candidates:
+        found = attempt(candidate, kept)
+        if found is None:
+            break
+        kept = found
+    return kept
+
+
+def calibrate(problem, draft):
+    """Choose the factors on scores and outputs with the least log-loss on the held-out samples."""
+    if not draft.held_out.any():
+        return draft
+    model = draft.model
+    if draft.low_rank is not None:
+        model = add_products(model, draft.low_rank)
+    losses = measure_held_out(problem, draft, model).by_factors
+    of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
+    if losses[of_scores, of_outputs] == 0:  # the samples have no weight
+        return draft
+    scaling, factors = draft.scaling, CALIBRATION_FACTORS
+    scaling = scaling._replace(
+        score_factor=float(scaling.score_factor * factors[of_scores]),
+        output_factor=float(scaling.output_factor * factors[of_outputs]),
+    )
+    return replace(draft, scaling=scaling)
+
+
+def measure_held_out(problem, draft, model):
+    """Measure a model in training (its b2 is zero) on the held-out samples.
+
+    Returns
+    -------
+    HeldOutLosses
+    """
+    data, scaling, factors = draft.data, draft.scaling, CALIBRATION_FACTORS
+    weight = data.sample_weight[draft.held_out].astype(np.float64)
+    X, classes = data.X[draft.held_out], data.labels[draft.held_out].indices
+    predictor = Predictor(model, problem.engine, problem.options.n_threads)
+    output_factors = scaling.output_factor * factors
+    # A gate of one weight does not depend on the factor on the scores.
+    gate = predictor.code_block(X, 0, X.shape[0], 1).astype(np.float64)
+    losses_at_1 = _log_losses(gate @ model.outputs, classes, output_factors)
+    top_k = min(problem.options.top_k, len(model.router_intercept))
+    gate = predictor.code_block(X, 0, X.shape[0], top_k).astype(np.float64)
+    losses_at_max_k = []
+    for factor in factors:
+        powers = with_values(gate, gate.data ** (scaling.score_factor * factor))
+        powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
+        losses_at_max_k.append(_log_losses(powers @ model.outputs, classes, output_factors))
+    losses_at_max_k = np.array(losses_at_max_k)
+    # einsum calls no BLAS
+    misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses_at_max_k))
+    by_factors = WEIGHT_OF_TOP_1 * np.einsum("n,...nf->...f", weight, losses_at_1)
+    of_max_k = np.einsum("n,...nf->...f", weight, losses_at_max_k)
+    by_factors = by_factors + (1 - WEIGHT_OF_TOP_1) * of_max_k
+    penalty = FACTOR_PENALTY * np.log(factors) ** 2 * weight.mean()
+    by_factors += penalty[:, None] + penalty
+    best = by_factors.argmin()
+    return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
+
+
+def _log_losses(logits, classes, factors):
+    """Log-loss of every row at every factor on the logits, (n_rows, n_factors).
+
+    ``logits`` is sparse: what it does not store is zero. ``classes`` (n_rows,) are the labels.
+    """
+    per_row = np.diff(logits.indptr)
+    rows = np.repeat(np.arange(len(per_row)), per_row)
+    is_own = logits.indices == classes[rows]
+    own = np.bincount(rows[is_own], logits.data[is_own], minlength=len(per_row))
+    losses = np.empty((len(per_row), len(factors)))
+    for k, factor in enumerate(factors):
+        totals = np.bincount(rows, np.exp(factor * logits.data), minlength=len(per_row))
+        losses[:, k] = np.log(totals + (logits.shape[1] - per_row)) - factor * own
+    return losses

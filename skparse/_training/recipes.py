@@ -1,0 +1,82 @@
+"""The ways to train: each recipe is made of two tuples of stages.
+
+A stage takes a `Problem`, which does not change, and a `Draft`, and returns a new draft.
+"""
+
+from typing import NamedTuple
+
+from .._threads import open_threads
+from .connections import connect, grow_connections, limit_density
+from .expert_load import measure_load
+from .held_out import calibrate, hold_out
+from .linear import advance_linear, run_linear, start_linear
+from .low_rank import add_low_rank, start_low_rank
+from .nested import train_nested
+from .penalty import choose_penalty
+from .prior_share import choose_prior_share
+from .problem import Draft, Monitor, Problem
+from .scores import complete_model
+
+
+class Recipe(NamedTuple):
+    """Stages in the order in which they run."""
+
+    start: tuple  # of stages: one step for the monitor
+    train: tuple  # of stages: each epoch is a step
+
+
+# A new model. The linear epochs run twice: without the held-out samples, and with all.
+TEXT = Recipe(
+    start=(
+        hold_out,
+        connect,
+        start_linear,
+        start_low_rank,
+        choose_penalty,
+        run_linear,
+        choose_prior_share,
+        add_low_rank,
+        calibrate,
+        run_linear,
+        limit_density,
+    ),
+    train=(train_nested, measure_load),
+)
+# More epochs on a fitted model, for `warm_start`. Pruning comes last, so that new connections
+# have been trained before their influence is compared.
+FURTHER = Recipe(start=(grow_connections,), train=(train_nested, limit_density, measure_load))
+# The next samples of a stream.
+STREAM = Recipe(
+    start=(grow_connections, advance_linear, limit_density), train=(train_nested, measure_load)
+)
+
+
+def train(recipe, data, options, engine, random_state, monitor=None, **known):
+    """Run the stages of a recipe.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    data : TrainingData
+    options : FitOptions
+    engine : see `skparse._engines`
+    random_state : numpy.random.RandomState
+    monitor : Monitor, default=None
+    **known : dict
+        What is known before: fields of the first `Draft`; `scaling` and `alpha` are needed.
+
+    Returns
+    -------
+    Draft
+    """
+    monitor = Monitor() if monitor is None else monitor
+    with open_threads(options.n_threads) as threads:
+        problem = Problem(data, options, engine, threads, random_state, monitor)
+        draft = Draft(data=data, **known)
+        end_step = monitor.begin_step("start")
+        for stage in recipe.start:
+            draft = stage(problem, draft)
+        end_step(lambda: complete_model(draft.model, draft))
+        for stage in recipe.train:
+            draft = stage(problem, draft)
+    return draft

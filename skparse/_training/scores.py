@@ -1,0 +1,133 @@
+"""From linear margins to the scores, outputs and b2 of a model, and calibration."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from .._csr import with_values
+from .._model import SparseExpertModel
+from .low_rank import add_products
+
+
+class ScoreScaling(NamedTuple):
+    """How linear margins become a model: router scores, expert outputs and b2."""
+
+    scale: float  # router score of one unit of margin
+    shift: float  # a score passes the ReLU where its margin is above -shift
+    gain: float  # output of an expert for its own classes
+    threshold: float  # gate weight at which a logit is zero
+    score_factor: float  # on the router, after training
+    output_factor: float  # on the outputs and b2, after training
+
+
+def default_scaling(n_classes, multilabel):
+    """Constants of the `ScoreScaling`, chosen by held-out accuracy and log-loss.
+
+    Training needs flat scores and small gains, which keep a gradient on every sample.
+    Calibrated probabilities need larger ones, so both are multiplied after training. The labels
+    of a multilabel sample share the gate, so its scores are flatter still.
+    """
+    if multilabel:
+        return ScoreScaling(1.0, 0.5, 6.0, 0.15, 1.0, 5.0)
+    gain = 2.0 + np.log(max(n_classes, 2))
+    return ScoreScaling(3.0, 1.0, gain, 0.0, 5 / 3, (gain + 2.0) / gain)
+
+
+def model_from_margins(problem, draft, margins, bias):
+    """Turn linear margins into a model whose scores pass the ReLU.
+
+    Parameters
+    ----------
+    problem : Problem
+    draft : Draft
+    margins : csr_array (n_features, n_experts)
+        With ``problem.options.binary`` of one column, see `to_single_margin`.
+    bias : ndarray (n_experts,), multiplies the bias feature
+
+    Returns
+    -------
+    SparseExpertModel
+    """
+    if problem.options.binary:
+        margins, bias = from_single_margin(margins, bias)
+    data, scaling = draft.data, draft.scaling
+    dtype = margins.dtype
+    scale, shift = dtype.type(scaling.scale), dtype.type(scaling.shift)
+    n_classes, n_experts = data.class_experts.shape
+    outputs = data.class_experts.T.tocsr()
+    if n_experts < n_classes:
+        # Experts that classes share get an output for every class, to be learnt.
+        outputs = sparse.csr_array(outputs.toarray() + 1.0)
+        outputs.data -= 1.0
+    outputs.data = outputs.data * scaling.gain
+    return SparseExpertModel(
+        with_values(margins, scale * margins.data),
+        scale * (bias * dtype.type(data.geometry.bias_feature) + shift),
+        outputs.astype(dtype),
+        np.full(n_classes, -scaling.threshold * scaling.gain, dtype),
+    )
+
+
+def margins_from_model(model, data, scaling):
+    """Undo `model_from_margins`; returns (margins, bias)."""
+    dtype = model.intercept.dtype
+    scale = dtype.type(scaling.scale)
+    bias = model.router_intercept / scale - dtype.type(scaling.shift)
+    margins = with_values(model.router, model.router.data / scale)
+    return margins, bias / dtype.type(data.geometry.bias_feature)
+
+
+def to_single_margin(margins, bias):
+    """Half the difference of two experts, as the margin of one classifier for the second.
+
+    Returns
+    -------
+    margins : csr_array (n_features, 1)
+    bias : ndarray (1,)
+    """
+    sign = np.where(margins.indices == 1, 0.5, -0.5).astype(margins.dtype)
+    halves = with_values(margins, sign * margins.data)
+    totals = np.asarray(halves.sum(axis=1)).ravel()
+    connected = np.diff(margins.indptr) > 0
+    indptr = np.concatenate([[0], np.cumsum(connected)]).astype(margins.indptr.dtype)
+    indices = np.zeros(indptr[-1], margins.indices.dtype)
+    joined = sparse.csr_array((totals[connected], indices, indptr), shape=(len(connected), 1))
+    return joined, ((bias[1:] - bias[:1]) / 2)
+
+
+def from_single_margin(margins, bias):
+    """Undo `to_single_margin` with one weight per feature, of the expert that it is positive for.
+
+    Returns
+    -------
+    margins : csr_array (n_features, 2)
+    bias : ndarray (2,)
+    """
+    experts = (margins.data > 0).astype(margins.indices.dtype)
+    shape = margins.shape[0], 2
+    split = sparse.csr_array((2 * np.abs(margins.data), experts, margins.indptr), shape=shape)
+    return split, np.concatenate([-bias, bias])
+
+
+def multiply_scores(model, score_factor, output_factor):
+    """Multiply the scores of a model, and its outputs and b2, by factors."""
+    kind = model.intercept.dtype.type
+    return SparseExpertModel(
+        with_values(model.router, kind(score_factor) * model.router.data),
+        kind(score_factor) * model.router_intercept,
+        with_values(model.outputs, kind(output_factor) * model.outputs.data),
+        kind(output_factor) * model.intercept,
+    )
+
+
+def complete_model(model, draft):
+    """Turn a model in training into one for X as the user gave it, calibrated."""
+    if draft.low_rank is not None:
+        model = add_products(model, draft.low_rank)
+    model = multiply_scores(model, draft.scaling.score_factor, draft.scaling.output_factor)
+    if draft.data.relevance is None:
+        return model
+    router = model.router
+    values = router.data * np.repeat(draft.data.relevance, np.diff(router.indptr))
+    return model._replace(router=with_values(router, values))
