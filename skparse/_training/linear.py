@@ -33,14 +33,11 @@ def run_linear(problem, draft):
     """
     (orders, *later), run = draft.orders, draft.run
     if draft.model is not None:
-        average = run._replace(prior_share=0.0).average()
-        run = begin_run(problem, draft.data, *average)._replace(seen=run.seen)
+        run = begin_run(problem, draft.data, *run.average())._replace(seen=run.seen)
     orders = orders[run.n_epochs :]
     if not orders:
         return draft
     run = run_epochs(problem, draft.data, run, orders, draft.alpha)
-    if draft.model is not None:
-        run = run._replace(margins=draft.run.margins, prior_share=draft.run.prior_share)
     model = model_from_margins(problem, draft, *run.average())
     return replace(draft, run=run, model=model, orders=later)
 

@@ -36,15 +36,12 @@ class LinearRun(NamedTuple):
     blocks: list  # of `ExpertBlock`, one for each thread
     n_epochs: int = 0  # in the average
     seen: float = 0.0  # sample weight visited so far
-    prior_share: float = 0.0  # of the margins before the first epoch, added to the average
 
     def average(self):
         """Average the epochs; returns (margins, bias)."""
         values = np.empty_like(self.margins.data)
         for block in self.blocks:
             values[block.inside] = block.mean_margins
-        if self.prior_share:
-            values += values.dtype.type(self.prior_share) * self.margins.data
         bias = np.concatenate([block.mean_bias for block in self.blocks])
         return with_values(self.margins, values), bias
 

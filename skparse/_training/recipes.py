@@ -13,7 +13,6 @@ from .linear import advance_linear, run_linear, start_linear
 from .low_rank import add_low_rank, start_low_rank
 from .nested import train_nested
 from .penalty import choose_penalty
-from .prior_share import choose_prior_share
 from .problem import Draft, Monitor, Problem
 from .scores import complete_model
 
@@ -34,7 +33,6 @@ TEXT = Recipe(
         start_low_rank,
         choose_penalty,
         run_linear,
-        choose_prior_share,
         add_low_rank,
         calibrate,
         run_linear,
