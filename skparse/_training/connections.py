@@ -24,6 +24,7 @@ RELEVANCE_POWER = 0.35
 ABSENCE_COUNT = 1.0
 LOWEST_ABSENCE_COUNT = 0.4
 CONNECTION_EPSILON = 1e-30  # stored for a connection that has no mass
+COUNTED_PAIRS = 2**20  # at most, whose expected counts give the one for a density
 FEATURE_DROPOUT = 0.1  # share of the features that an expert of a shared class is started without
 
 
@@ -95,19 +96,17 @@ def limit_density(problem, draft):
 
 
 def absence_count_for_density(exposure, weight_density):
-    """Find the expected count from which absences are connected so that enough weights exist."""
+    """Find the expected count from which absences are connected so that enough weights exist.
+
+    It is a quantile of the expected counts of all pairs (feature, expert), or of those of every
+    n-th feature where there are very many pairs.
+    """
     if weight_density == 1.0:
         return 0.0
-    size = np.sort(exposure.expert)
-    low, high = 0.0, exposure.total
-    wanted = weight_density * len(exposure.feature) * len(size)
-    for _ in range(40):
-        middle = (low + high) / 2
-        with np.errstate(divide="ignore"):
-            needed = middle * exposure.total / exposure.feature
-        reached = (len(size) - np.searchsorted(size, needed)).sum()
-        low, high = (middle, high) if reached > wanted else (low, middle)
-    return high
+    n_pairs = len(exposure.feature) * len(exposure.expert)
+    features = exposure.feature[:: -(-n_pairs // COUNTED_PAIRS)]
+    expected = np.multiply.outer(features, exposure.expert) / exposure.total
+    return float(np.quantile(expected, 1 - weight_density))
 
 
 def add_absences(mass, exposure, count=None):
