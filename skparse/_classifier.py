@@ -140,12 +140,12 @@ class SparseExpertClassifier(
         context; ``-1`` means all processors.
 
     engine : {"auto", "numba", "torch"}, default="auto"
-        What computes: compiled numba kernels (CPU only) or PyTorch. "auto" takes numba on
-        the CPU where it is available.
+        The code that computes: compiled numba kernels (CPU only) or PyTorch. "auto" is numba
+        on the CPU where it is available.
 
     device : str, default="cpu"
-        Device for the torch engine, such as "cuda". The fitted model lives in numpy arrays
-        and loads on any machine.
+        Device for the torch engine, such as "cuda". The arrays of the fitted model are those
+        of numpy, so that it loads on any machine.
 
     Attributes
     ----------

@@ -1,8 +1,4 @@
-"""What processors can do and numba has no name for; `skparse._kernels` is built of it.
-
-numba keeps compiled kernels by the file that they are in: who changes this file has to change
-or touch ``_kernels.py`` too, or kernels compiled before go on being used.
-"""
+"""Instructions of processors that numba has no function for."""
 
 from llvmlite import ir
 from numba import types
@@ -19,7 +15,7 @@ def _address(context, builder, signature, arguments):
 
 @intrinsic
 def prefetch(_, array, position):
-    """Ask for the cache line of ``array[position]``, and the one behind it."""
+    """Prefetch the cache line of ``array[position]``, and the next one."""
 
     def generate(context, builder, signature, arguments):
         byte = ir.IntType(8).as_pointer()
@@ -36,7 +32,7 @@ def prefetch(_, array, position):
 
 @intrinsic
 def positive_bits(_, array, position):
-    """Which of the `LANES` entries from ``array[position]`` on are positive, the first lowest."""
+    """Mark which of the `LANES` entries from ``array[position]`` on are positive, the first lowest."""
 
     def generate(context, builder, signature, arguments):
         number = context.get_value_type(signature.args[0].dtype)
