@@ -47,7 +47,8 @@ class Monitor(NamedTuple):
     """Who follows the training, and how.
 
     `begin_step` is called with a name before each step. It returns what is called after the
-    step, with a function that builds the model so far; training ends if that call returns True.
+    step, with a function that builds the model so far. If that call returns True after an epoch,
+    it is the last one.
     `validate` scores a `SparseExpertModel` on validation samples, larger is better. `report` is
     called with (epoch, loss, score) after every epoch; the score is None without `validate`.
     """
