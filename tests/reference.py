@@ -7,11 +7,9 @@ where the engines hold them as ``scale * values``.
 
 from math import exp, log
 from typing import NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 
-from skparse import SparseExpertClassifier, _training
 from skparse._engines.arguments import Csr, LowRankTerm, ModelArrays
 
 
@@ -251,14 +249,3 @@ def embedding_epoch(X, rows, term, squared_gradients, drawn_experts, options):
             of_biases[e] += by_bias[e] ** 2
             bias[e] -= rate / np.sqrt(of_biases[e]) * by_bias[e]
     return LowRankTerm(features, vectors, bias), LowRankTerm(of_features, of_vectors, of_biases)
-
-
-def prepare_training(X, y, sample_weight=None, **parameters):
-    """What `SparseExpertClassifier(**parameters).fit` hands to training: (data, settings)."""
-    model = SparseExpertClassifier(**parameters)
-    with patch.object(_training, "train", side_effect=InterruptedError) as train:
-        try:
-            model.fit(X, y, sample_weight)
-        except InterruptedError:
-            data, settings, *_ = train.call_args.args
-    return data, settings

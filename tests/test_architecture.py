@@ -19,7 +19,7 @@ PACKAGE = Path(skparse.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 LONGEST_FILE = 400  # lines of code
-LONGEST_BODY = 40  # lines of code, unless a comment that begins with "Long:" gives the reason
+LONGEST_BODY = 40
 
 
 def imports_of(path, *, inside_functions=True):
@@ -204,13 +204,12 @@ def test_no_file_is_long(path):
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_no_function_body_is_long(path):
     source = path.read_text(encoding="utf-8")
-    lines, numbers = source.splitlines(), code_lines(source)
+    numbers = code_lines(source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
-            first, last = node.body[0].lineno, node.end_lineno
-            n_lines = sum(first <= number <= last for number in numbers)
-            has_reason = any("# Long:" in line for line in lines[node.lineno - 1 : last])
-            assert n_lines <= LONGEST_BODY or has_reason, f"{node.name} has {n_lines} lines"
+            inside = range(node.body[0].lineno, node.end_lineno + 1)
+            n_lines = sum(number in inside for number in numbers)
+            assert n_lines <= LONGEST_BODY, f"{node.name} has {n_lines} lines"
 
 
 def load_script(name):

@@ -59,6 +59,14 @@ def _allocate_scratch(batch_size, batch_top_k, n_experts, intercept, n_outputs):
 
 
 @njit(**INLINED)
+def _begin_batch(intercept, multilabel, prior_exp, router_intercept, scale, unscaled):
+    """Write b1 divided by the scale of the router weights; returns what `write_prior` does."""
+    for e in range(router_intercept.shape[0]):
+        unscaled[e] = router_intercept[e] / intercept.dtype.type(scale)
+    return write_prior(intercept, multilabel, prior_exp)
+
+
+@njit(**INLINED)
 def _multilabel_residual(of_class, reached, n_reached, is_reached, intercept, classes, prior_loss):
     """Replace the logits of the reached classes by probabilities; returns the loss of the row."""
     loss = prior_loss
@@ -87,14 +95,17 @@ def _add_intercept_gradient(
 
 
 @njit(**INLINED)
-def _replace_logits_by_residual(
-    of_class, reached, n_reached, is_reached, intercept, prior_exp, prior_total, prior_max,
-    prior_loss, classes, multilabel, step, gradient,
+def _write_residual(
+    kept, weights, count, indptr, indices, values, of_class, reached, is_reached, intercept,
+    prior_exp, prior_total, prior_max, prior_loss, classes, multilabel, step, gradient,
 ):  # fmt: skip
-    """Turn the logits of one row into probabilities minus labels, and add its change of b2.
+    """Write the probabilities of one row minus its labels, and add its change of b2.
 
     Returns (factor of the prior, loss of the row).
     """
+    n_reached = write_reached_logits(
+        kept, weights, count, indptr, indices, values, intercept, of_class, reached, is_reached
+    )
     if multilabel is None or not multilabel:
         n_reached, factor = softmax_of_reached(
             of_class, reached, n_reached, is_reached, intercept, prior_exp, prior_total, prior_max
@@ -132,11 +143,13 @@ def _add_output_gradient(
 
 @njit(**INLINED)
 def _update_router(
-    X, batch, router, router_intercept, kept, counts, gradients, unscale, bias_square, changes
+    X, batch, router, router_intercept, kept, counts, gradients, scale, bias_square, changes
 ):
     """Move the weights that connect the features of each row to its kept experts."""
     x_indptr, x_indices, x_data = X
     indptr, indices, values = router
+    kind = values.dtype.type
+    unscale, bias_square = kind(1.0 / scale), kind(bias_square)
     for r in range(batch.shape[0]):
         if counts[r] > 1:  # with one kept expert the gate is constant: no gradient
             for q in range(counts[r]):
@@ -153,6 +166,7 @@ def _update_router(
 @njit(**INLINED)
 def _update_outputs(kept, counts, size, indptr, values, gradient, rate):
     """Move the outputs of the experts that a batch of ``size`` rows kept."""
+    rate = values.dtype.type(rate)
     for r in range(size):
         for q in range(counts[r]):
             for p in range(indptr[kept[r, q]], indptr[kept[r, q] + 1]):
@@ -162,6 +176,7 @@ def _update_outputs(kept, counts, size, indptr, values, gradient, rate):
 
 @njit(**INLINED)
 def _update_intercept(intercept, gradient, prior_exp, prior_step, rate):
+    rate = intercept.dtype.type(rate)
     for c in range(intercept.shape[0]):
         intercept[c] -= rate * (gradient[c] + prior_exp[c] * prior_step)
         gradient[c] = 0
@@ -193,39 +208,33 @@ def nested_epoch(X, rows, model, batch_top_k, options, multilabel):
     loss : float
         Sum of the losses of the rows.
     """
-    # Longer than 40 lines: the tuples are unpacked here, once, because what runs once a row is
-    # faster with arrays (see `EVERY_ROW`).
+    # The tuples are unpacked here, once, because what runs once a row is faster with arrays (see
+    # `EVERY_ROW`).
     order, step_lengths, (label_indptr, label_classes) = rows
     router, router_intercept, (indptr, indices, values), intercept = model
-    n_experts = router_intercept.shape[0]
     batch_size, bias_square, output_rate, shrinkage = options
-    kind = intercept.dtype.type
-    bias_square, output_rate = kind(bias_square), kind(output_rate)
     (
         routes, score_gradients, score_changes, unscaled, of_class, prior_exp, reached, is_reached,
         output_gradient, intercept_gradient,
     ) = _allocate_scratch(
-        batch_size, batch_top_k, n_experts, intercept, values.shape[0]
+        batch_size, batch_top_k, router_intercept.shape[0], intercept, values.shape[0]
     )  # fmt: skip
     kept, weights, counts = routes
     scale, loss = 1.0, 0.0
     for b in range(batch_top_k.shape[0]):
         batch = order[b * batch_size : (b + 1) * batch_size]
-        prior_total, prior_max, prior_loss = write_prior(intercept, multilabel, prior_exp)
-        prior_step = kind(0)
-        for e in range(n_experts):
-            unscaled[e] = router_intercept[e] / kind(scale)
+        prior_total, prior_max, prior_loss = _begin_batch(
+            intercept, multilabel, prior_exp, router_intercept, scale, unscaled
+        )
+        prior_step = intercept.dtype.type(0)
         route(X, batch, router, unscaled, scale, batch_top_k[b], routes)
         for r in range(batch.shape[0]):
             step = step_lengths[batch[r]]
             classes = label_classes[label_indptr[batch[r]] : label_indptr[batch[r] + 1]]
-            n_reached = write_reached_logits(
-                kept[r], weights[r], counts[r], indptr, indices, values, intercept, of_class,
-                reached, is_reached,
-            )  # fmt: skip
-            factor, row_loss = _replace_logits_by_residual(
-                of_class, reached, n_reached, is_reached, intercept, prior_exp, prior_total,
-                prior_max, prior_loss, classes, multilabel, step, intercept_gradient,
+            factor, row_loss = _write_residual(
+                kept[r], weights[r], counts[r], indptr, indices, values, of_class, reached,
+                is_reached, intercept, prior_exp, prior_total, prior_max, prior_loss, classes,
+                multilabel, step, intercept_gradient,
             )  # fmt: skip
             loss += row_loss
             _add_output_gradient(
@@ -235,8 +244,8 @@ def nested_epoch(X, rows, model, batch_top_k, options, multilabel):
             prior_step += step * factor
         scale *= 1.0 - shrinkage
         _update_router(
-            X, batch, router, router_intercept, kept, counts, score_gradients, kind(1.0 / scale),
-            bias_square, score_changes,
+            X, batch, router, router_intercept, kept, counts, score_gradients, scale, bias_square,
+            score_changes,
         )  # fmt: skip
         _update_outputs(kept, counts, batch.shape[0], indptr, values, output_gradient, output_rate)
         _update_intercept(intercept, intercept_gradient, prior_exp, prior_step, output_rate)
