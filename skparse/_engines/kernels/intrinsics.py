@@ -32,7 +32,7 @@ def prefetch(_, array, position):
 
 @intrinsic
 def positive_bits(_, array, position):
-    """Mark which of the `LANES` entries from ``array[position]`` on are positive, the first lowest."""
+    """Mark the positive ones of the `LANES` entries from ``array[position]`` on, lowest first."""
 
     def generate(context, builder, signature, arguments):
         number = context.get_value_type(signature.args[0].dtype)
