@@ -30,10 +30,12 @@ def _allocate_scratch(batch_size, n_drawn, n_experts, rank, dtype):
     n_listed, place = min(n_experts, n_drawn + batch_size), np.empty(n_experts, np.int64)
     for e in range(n_experts):
         place[e] = -1
+    listed = np.empty(n_listed, np.int64)
+    sums, row_gradients = np.empty((batch_size, rank), dtype), np.empty((batch_size, rank), dtype)
+    by_dimension = np.empty((rank, batch_size), dtype)
+    residuals = np.empty((n_listed, batch_size), dtype)
     return _Scratch(
-        np.empty(n_listed, np.int64), place, np.empty((batch_size, rank), dtype),
-        np.empty((rank, batch_size), dtype), np.empty((batch_size, rank), dtype),
-        np.empty(rank, dtype), np.empty((n_listed, batch_size), dtype),
+        listed, place, sums, by_dimension, row_gradients, np.empty(rank, dtype), residuals,
         np.empty(batch_size, dtype), np.empty(batch_size, np.int64),
     )  # fmt: skip
 
@@ -117,11 +119,11 @@ def _step_expert_vector(residuals, sums, n_rows, vector, squares, rate, gradient
 
 
 @njit(**INLINED)
-def _step_bias(residuals, n_rows, e, bias, squares, rate):
-    """Move the bias of expert ``e``."""
+def _step_bias(residuals, p, n_rows, e, bias, squares, rate):
+    """Move the bias of expert ``e``, whose residuals are in row ``p``."""
     total = rate * 0
     for q in range(n_rows):
-        total += residuals[q]
+        total += residuals[p, q]
     squares[e] += total * total
     bias[e] -= rate * total / np.sqrt(squares[e])
 
@@ -174,8 +176,7 @@ def embedding_epoch(X, rows, term, squared_gradients, drawn_experts, options):
     feature_squares, expert_squares, bias_squares = squared_gradients
     batch_size, unit, learning_rate, negative_sampling_correction = options
     kind, (n_experts, rank) = feature_vectors.dtype.type, expert_vectors.shape
-    unit, rate = kind(unit), kind(learning_rate)
-    correction = kind(negative_sampling_correction)
+    unit, rate, correction = kind(unit), kind(learning_rate), kind(negative_sampling_correction)
     (
         listed, place, sums, by_dimension, row_gradients, gradient, residuals, weight, targets,
     ) = _allocate_scratch(
@@ -190,19 +191,22 @@ def embedding_epoch(X, rows, term, squared_gradients, drawn_experts, options):
             _sum_feature_vectors(X, batch[q], unit, feature_vectors, sums[q])
             weight[q], targets[q] = sample_weight[batch[q]], place[experts[batch[q]]]
             for k in range(rank):
-                by_dimension[k, q], row_gradients[q, k] = sums[q, k], 0
+                by_dimension[k, q] = sums[q, k]
         for p in range(count):
             e = listed[p]
             first = bias[e] + correction if p >= n_own else bias[e]
             _write_logits(first, expert_vectors[e], by_dimension, residuals[p])
         _replace_logits_by_residuals(residuals, count, n_rows, targets, weight)
+        for q in range(n_rows):
+            for k in range(rank):
+                row_gradients[q, k] = 0
         for p in range(count):
             e = listed[p]
             expert_squares[e] = _step_expert_vector(
                 residuals[p], sums, n_rows, expert_vectors[e], expert_squares[e], rate, gradient,
                 row_gradients,
             )  # fmt: skip
-            _step_bias(residuals[p], n_rows, e, bias, bias_squares, rate)
+            _step_bias(residuals, p, n_rows, e, bias, bias_squares, rate)
             place[e] = -1
         _step_feature_vectors(
             X, batch, unit, row_gradients, feature_vectors, feature_squares, rate

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from ..arguments import Routes
-from .options import INLINED, kernel
+from .options import EVERY_ROW, INLINED, kernel
 from .outputs import (
     log1p_exp,
     sigmoid,
@@ -19,7 +19,7 @@ from .routing import route
 
 
 class _Scratch(NamedTuple):
-    """Arrays that `nested_epoch` works in. Those marked with 0 hold zeros between batches."""
+    """Arrays that `nested_epoch` works in; those marked with 0 hold zeros between batches."""
 
     routes: Routes
     score_gradients: np.ndarray  # (batch_size, largest top_k), of the kept experts
@@ -59,14 +59,6 @@ def _allocate_scratch(batch_size, batch_top_k, n_experts, intercept, n_outputs):
 
 
 @njit(**INLINED)
-def _begin_batch(intercept, multilabel, prior_exp, router_intercept, scale, unscaled):
-    """Write b1 divided by the scale of the router weights; returns what `write_prior` does."""
-    for e in range(router_intercept.shape[0]):
-        unscaled[e] = router_intercept[e] / intercept.dtype.type(scale)
-    return write_prior(intercept, multilabel, prior_exp)
-
-
-@njit(**INLINED)
 def _multilabel_residual(of_class, reached, n_reached, is_reached, intercept, classes, prior_loss):
     """Replace the logits of the reached classes by probabilities; returns the loss of the row."""
     loss = prior_loss
@@ -95,11 +87,29 @@ def _add_intercept_gradient(
 
 
 @njit(**INLINED)
-def _write_residual(
+def _add_output_gradient(
+    kept, weights, count, step, indptr, indices, values, residual, gradient, score_gradients
+):
+    """Add the gradient of the outputs by one row, and write that of the kept scores."""
+    mean = step * 0
+    for q in range(count):
+        derivative = step * 0
+        for p in range(indptr[kept[q]], indptr[kept[q] + 1]):
+            derivative += values[p] * residual[indices[p]]
+            gradient[p] += step * weights[q] * residual[indices[p]]
+        score_gradients[q] = derivative
+        mean += weights[q] * derivative
+    for q in range(count):
+        score_gradients[q] = step * weights[q] * (score_gradients[q] - mean)
+
+
+@njit(**EVERY_ROW)
+def _add_gradients_of_row(
     kept, weights, count, indptr, indices, values, of_class, reached, is_reached, intercept,
-    prior_exp, prior_total, prior_max, prior_loss, classes, multilabel, step, gradient,
+    prior_exp, prior_total, prior_max, prior_loss, classes, multilabel, step, output_gradient,
+    intercept_gradient, score_gradients,
 ):  # fmt: skip
-    """Write the probabilities of one row minus its labels, and add its change of b2.
+    """Add the gradients of the outputs and of b2 by one row, and write that of its scores.
 
     Returns (factor of the prior, loss of the row).
     """
@@ -119,37 +129,23 @@ def _write_residual(
             of_class, reached, n_reached, is_reached, intercept, classes, prior_loss
         )
     _add_intercept_gradient(
-        of_class, reached, n_reached, is_reached, prior_exp, factor, classes, step, gradient
-    )
+        of_class, reached, n_reached, is_reached, prior_exp, factor, classes, step,
+        intercept_gradient,
+    )  # fmt: skip
+    _add_output_gradient(
+        kept, weights, count, step, indptr, indices, values, of_class, output_gradient,
+        score_gradients,
+    )  # fmt: skip
     return factor, loss
 
 
 @njit(**INLINED)
-def _add_output_gradient(
-    kept, weights, count, step, indptr, indices, values, residual, gradient, score_gradients
-):
-    """Add the gradient of the outputs by one row, and write that of the kept scores."""
-    mean = step * 0
-    for q in range(count):
-        derivative = step * 0
-        for p in range(indptr[kept[q]], indptr[kept[q] + 1]):
-            derivative += values[p] * residual[indices[p]]
-            gradient[p] += step * weights[q] * residual[indices[p]]
-        score_gradients[q] = derivative
-        mean += weights[q] * derivative
-    for q in range(count):
-        score_gradients[q] = step * weights[q] * (score_gradients[q] - mean)
-
-
-@njit(**INLINED)
 def _update_router(
-    X, batch, router, router_intercept, kept, counts, gradients, scale, bias_square, changes
+    X, batch, router, router_intercept, kept, counts, gradients, unscale, bias_square, changes
 ):
     """Move the weights that connect the features of each row to its kept experts."""
     x_indptr, x_indices, x_data = X
     indptr, indices, values = router
-    kind = values.dtype.type
-    unscale, bias_square = kind(1.0 / scale), kind(bias_square)
     for r in range(batch.shape[0]):
         if counts[r] > 1:  # with one kept expert the gate is constant: no gradient
             for q in range(counts[r]):
@@ -166,7 +162,6 @@ def _update_router(
 @njit(**INLINED)
 def _update_outputs(kept, counts, size, indptr, values, gradient, rate):
     """Move the outputs of the experts that a batch of ``size`` rows kept."""
-    rate = values.dtype.type(rate)
     for r in range(size):
         for q in range(counts[r]):
             for p in range(indptr[kept[r, q]], indptr[kept[r, q] + 1]):
@@ -176,7 +171,7 @@ def _update_outputs(kept, counts, size, indptr, values, gradient, rate):
 
 @njit(**INLINED)
 def _update_intercept(intercept, gradient, prior_exp, prior_step, rate):
-    rate = intercept.dtype.type(rate)
+    """Move b2; ``prior_step`` times ``prior_exp`` is the gradient that all rows share."""
     for c in range(intercept.shape[0]):
         intercept[c] -= rate * (gradient[c] + prior_exp[c] * prior_step)
         gradient[c] = 0
@@ -208,44 +203,41 @@ def nested_epoch(X, rows, model, batch_top_k, options, multilabel):
     loss : float
         Sum of the losses of the rows.
     """
-    # The tuples are unpacked here, once, because what runs once a row is faster with arrays (see
-    # `EVERY_ROW`).
     order, step_lengths, (label_indptr, label_classes) = rows
     router, router_intercept, (indptr, indices, values), intercept = model
+    n_experts = router_intercept.shape[0]
     batch_size, bias_square, output_rate, shrinkage = options
+    kind = intercept.dtype.type
+    bias_square, output_rate = kind(bias_square), kind(output_rate)
     (
         routes, score_gradients, score_changes, unscaled, of_class, prior_exp, reached, is_reached,
         output_gradient, intercept_gradient,
     ) = _allocate_scratch(
-        batch_size, batch_top_k, router_intercept.shape[0], intercept, values.shape[0]
+        batch_size, batch_top_k, n_experts, intercept, values.shape[0]
     )  # fmt: skip
     kept, weights, counts = routes
     scale, loss = 1.0, 0.0
     for b in range(batch_top_k.shape[0]):
         batch = order[b * batch_size : (b + 1) * batch_size]
-        prior_total, prior_max, prior_loss = _begin_batch(
-            intercept, multilabel, prior_exp, router_intercept, scale, unscaled
-        )
-        prior_step = intercept.dtype.type(0)
+        prior_total, prior_max, prior_loss = write_prior(intercept, multilabel, prior_exp)
+        prior_step = kind(0)
+        for e in range(n_experts):
+            unscaled[e] = router_intercept[e] / kind(scale)
         route(X, batch, router, unscaled, scale, batch_top_k[b], routes)
         for r in range(batch.shape[0]):
             step = step_lengths[batch[r]]
             classes = label_classes[label_indptr[batch[r]] : label_indptr[batch[r] + 1]]
-            factor, row_loss = _write_residual(
+            factor, row_loss = _add_gradients_of_row(
                 kept[r], weights[r], counts[r], indptr, indices, values, of_class, reached,
                 is_reached, intercept, prior_exp, prior_total, prior_max, prior_loss, classes,
-                multilabel, step, intercept_gradient,
+                multilabel, step, output_gradient, intercept_gradient, score_gradients[r],
             )  # fmt: skip
             loss += row_loss
-            _add_output_gradient(
-                kept[r], weights[r], counts[r], step, indptr, indices, values, of_class,
-                output_gradient, score_gradients[r],
-            )  # fmt: skip
             prior_step += step * factor
         scale *= 1.0 - shrinkage
         _update_router(
-            X, batch, router, router_intercept, kept, counts, score_gradients, scale, bias_square,
-            score_changes,
+            X, batch, router, router_intercept, kept, counts, score_gradients, kind(1.0 / scale),
+            bias_square, score_changes,
         )  # fmt: skip
         _update_outputs(kept, counts, batch.shape[0], indptr, values, output_gradient, output_rate)
         _update_intercept(intercept, intercept_gradient, prior_exp, prior_step, output_rate)

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from ..arguments import Routes
-from .options import HELPER, INLINED, kernel
+from .options import INLINED, kernel
 from .outputs import softmax_of_reached, write_prior, write_reached_logits
 from .routing import route
 
@@ -21,13 +21,13 @@ def _allocate_routes(top_k, weights):
     )  # fmt: skip
 
 
-@njit(**HELPER)
-def _next_rows(rows, first, last):
-    """Fill ``rows`` with the next ones from ``first`` on, before ``last``; returns them."""
-    size = min(rows.shape[0], last - first)
-    for r in range(size):
+@njit(**INLINED)
+def _list_rows(first, last):
+    """Rows from ``first`` on, before ``last``."""
+    rows = np.empty(last - first, np.int64)
+    for r in range(rows.shape[0]):
         rows[r] = first + r
-    return rows[:size]
+    return rows
 
 
 @kernel
@@ -44,14 +44,14 @@ def logits(X, first, last, model, top_k, out):
     """
     router, router_intercept, outputs, intercept = model
     indptr, indices, values = outputs
-    scratch = np.empty(_ROWS_AT_ONCE, np.int64)
+    rows = _list_rows(first, last)
     routes = _allocate_routes(top_k, intercept)
     kept, weights, counts = routes
-    for start in range(first, last, _ROWS_AT_ONCE):
-        rows = _next_rows(scratch, start, last)
-        route(X, rows, router, router_intercept, 1.0, top_k, routes)
-        for r in range(rows.shape[0]):
-            row = out[rows[r] - first]
+    for start in range(0, rows.shape[0], _ROWS_AT_ONCE):
+        block = rows[start : start + _ROWS_AT_ONCE]
+        route(X, block, router, router_intercept, 1.0, top_k, routes)
+        for r in range(block.shape[0]):
+            row = out[start + r]
             for c in range(row.shape[0]):
                 row[c] = intercept[c]
             for q in range(counts[r]):
@@ -77,7 +77,7 @@ def probabilities(X, first, last, model, top_k, out):
     router, router_intercept, outputs, intercept = model
     indptr, indices, values = outputs
     n_classes = intercept.shape[0]
-    scratch = np.empty(_ROWS_AT_ONCE, np.int64)
+    rows = _list_rows(first, last)
     routes = _allocate_routes(top_k, intercept)
     kept, weights, counts = routes
     of_class, prior_exp = (
@@ -88,10 +88,10 @@ def probabilities(X, first, last, model, top_k, out):
     for c in range(n_classes):
         is_reached[c] = False
     prior_total, prior_max, _ = write_prior(intercept, None, prior_exp)
-    for start in range(first, last, _ROWS_AT_ONCE):
-        rows = _next_rows(scratch, start, last)
-        route(X, rows, router, router_intercept, 1.0, top_k, routes)
-        for r in range(rows.shape[0]):
+    for start in range(0, rows.shape[0], _ROWS_AT_ONCE):
+        block = rows[start : start + _ROWS_AT_ONCE]
+        route(X, block, router, router_intercept, 1.0, top_k, routes)
+        for r in range(block.shape[0]):
             n_reached = write_reached_logits(
                 kept[r], weights[r], counts[r], indptr, indices, values, intercept, of_class,
                 reached, is_reached,
@@ -100,7 +100,7 @@ def probabilities(X, first, last, model, top_k, out):
                 of_class, reached, n_reached, is_reached, intercept, prior_exp, prior_total,
                 prior_max,
             )  # fmt: skip
-            row = out[rows[r] - first]
+            row = out[start + r]
             for c in range(n_classes):
                 row[c] = prior_exp[c] * factor
             for q in range(n_reached):
@@ -127,13 +127,13 @@ def logits_path(X, first, last, model, top_ks, out):
     indptr, indices, values = outputs
     sums = np.empty(intercept.shape[0], intercept.dtype)
     largest_k = top_ks[top_ks.shape[0] - 1]
-    scratch = np.empty(_ROWS_AT_ONCE, np.int64)
+    rows = _list_rows(first, last)
     routes = _allocate_routes(largest_k, intercept)
     kept, weights, counts = routes
-    for start in range(first, last, _ROWS_AT_ONCE):
-        rows = _next_rows(scratch, start, last)
-        route(X, rows, router, router_intercept, 1.0, largest_k, routes)
-        for r in range(rows.shape[0]):
+    for start in range(0, rows.shape[0], _ROWS_AT_ONCE):
+        block = rows[start : start + _ROWS_AT_ONCE]
+        route(X, block, router, router_intercept, 1.0, largest_k, routes)
+        for r in range(block.shape[0]):
             for c in range(sums.shape[0]):
                 sums[c] = 0
             total = intercept.dtype.type(0)
@@ -145,6 +145,6 @@ def logits_path(X, first, last, model, top_ks, out):
                         sums[indices[p]] += weights[r, q] * values[p]
                     q += 1
                 share = intercept.dtype.type(1) / total if q > 0 else total
-                row = out[k, rows[r] - first]
+                row = out[k, start + r]
                 for c in range(row.shape[0]):
                     row[c] = intercept[c] + share * sums[c]
