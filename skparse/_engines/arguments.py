@@ -96,3 +96,37 @@ class EmbeddingOptions(NamedTuple):
     unit: float  # multiplies the rows
     learning_rate: float
     negative_sampling_correction: float  # added to the logits of the drawn experts
+
+
+class DenseRows(NamedTuple):
+    """The rows of an epoch on dense X."""
+
+    order: np.ndarray  # (n_visits,) of int64, the row of each visit
+    sample_weight: np.ndarray  # (n_samples,), of mean one
+    classes: np.ndarray  # (n_samples,) of int, the class of each row
+
+
+class DenseRouter(NamedTuple):
+    """Router weights of which all exist, or numbers for each of them."""
+
+    weights: np.ndarray  # (n_features, n_experts)
+    bias: np.ndarray  # (n_experts,)
+
+
+class AdamMoments(NamedTuple):
+    """Averages of the gradients and of their squares, changed in place."""
+
+    mean: DenseRouter
+    square: DenseRouter
+
+
+class AdamOptions(NamedTuple):
+    """How an epoch of Adam takes its steps."""
+
+    batch_size: int
+    n_steps: int  # taken before
+    rates: np.ndarray  # (n_batches,), the length of each step
+    penalty: float  # times the weights, is added to their gradients
+    mean_decay: float
+    square_decay: float
+    epsilon: float

@@ -1,5 +1,6 @@
 """The compiled CPU kernels as one engine; `skparse._engines.torch_engine` is the other."""
 
+from .kernels.dense import dense_epoch
 from .kernels.embedding import embedding_epoch
 from .kernels.linear import linear_epoch
 from .kernels.nested import nested_epoch
@@ -7,6 +8,7 @@ from .kernels.prediction import logits, logits_path, probabilities
 from .kernels.routing import route
 
 __all__ = [
+    "dense_epoch",
     "embedding_epoch",
     "linear_epoch",
     "logits",

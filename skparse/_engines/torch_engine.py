@@ -22,9 +22,10 @@ class TorchEngine:
         except RuntimeError as error:
             raise ValueError(f"device={device!r} is not a device of PyTorch: {error}") from error
 
-    def linear_epoch(self, X, rows, targets, margins, bias, schedule, batch_size):
+    def linear_epoch(self, X, rows, targets, ignored, margins, bias, schedule, batch_size):
         order, squared_norms, sample_weight = map(self._tensor, rows)
         X, targets = self._tensors(X), self._tensors(targets)
+        ignored = self._tensors(ignored)
         pattern = self._tensors(Pattern(margins.indptr, margins.indices))
         weights, offsets = self._tensor(margins.data), self._tensor(bias)
         seen, x0, scale = schedule.seen, schedule.bias_feature, 1.0
@@ -42,6 +43,7 @@ class TorchEngine:
             implicit = 2 * rate * weight / (1 + 2 * rate * norm * crowding)
             lengths = torch.minimum((1 - sign * h).clamp(min=0) * implicit, 4 * rate * weight)
             step = -sign * lengths
+            step[self._columns(ignored, batch)] = 0.0
             seen += float(weight.sum())
             scale *= 1.0 - float(weight.sum()) / (seen + schedule.offset)
             offsets -= x0 * step.sum(dim=0)
@@ -112,6 +114,32 @@ class TorchEngine:
         for mine, theirs in zip(arrays, network.arrays(), strict=True):
             mine[:] = theirs
         return scale, loss
+
+    def dense_epoch(self, X, rows, class_starts, router, moments, options):
+        X, (order, weight, classes) = self._tensor(X), map(self._tensor, rows)
+        trained = [self._tensor(part).requires_grad_() for part in router]
+        means, squares = ([self._tensor(part) for part in moment] for moment in moments)
+        numbers = torch.arange(len(router.bias), device=self.device)
+        expert_class = torch.searchsorted(self._tensor(class_starts)[1:], numbers, right=True)
+        total = 0.0
+        for b, batch in enumerate(torch.split(order, options.batch_size)):
+            h = X[batch] @ trained[0] + trained[1]
+            is_own = expert_class == classes[batch][:, None]
+            losses = h.logsumexp(dim=1) - h.masked_fill(~is_own, -torch.inf).logsumexp(dim=1)
+            loss = (weight[batch] * losses).sum()
+            gradients = list(torch.autograd.grad(loss / options.batch_size, trained))
+            total += float(loss.detach())
+            with torch.no_grad():
+                gradients[0] += options.penalty * trained[0]
+                step = options.n_steps + b + 1, float(options.rates[b])
+                for arrays in zip(trained, gradients, means, squares, strict=True):
+                    _step_adam(*arrays, *step, options)
+        for mine, theirs in zip(router, trained, strict=True):
+            mine[:] = theirs.detach().cpu().numpy()
+        for moment, tensors in zip(moments, (means, squares), strict=True):
+            for mine, theirs in zip(moment, tensors, strict=True):
+                mine[:] = theirs.cpu().numpy()
+        return total
 
     def logits(self, X, first, last, model, top_k, out):
         network = SparseExpertNetwork.from_model(model, self.device)
@@ -205,3 +233,11 @@ def _step_experts(trained, squares, experts, vector_gradients, bias_gradients, r
     trained.expert_vectors[experts] -= lengths[:, None] * vector_gradients
     squares.bias[experts] += bias_gradients**2
     trained.bias[experts] -= rate * bias_gradients / squares.bias[experts].sqrt()
+
+
+def _step_adam(array, gradient, mean, square, n_steps, rate, options):
+    """Move an array by a step of Adam, in place."""
+    mean.mul_(options.mean_decay).add_((1 - options.mean_decay) * gradient)
+    square.mul_(options.square_decay).add_((1 - options.square_decay) * gradient**2)
+    root = (square / (1 - options.square_decay**n_steps)).sqrt()
+    array -= rate / (1 - options.mean_decay**n_steps) * mean / (root + options.epsilon)
