@@ -9,6 +9,13 @@ from scipy import sparse
 
 from .._csr import row_blocks, with_smallest_index_dtype
 
+# Of the entries of X, from which on it is dense: a dense array is then no larger than a CSR array.
+DENSE_SHARE = 0.5
+# Up to this many samples are trained in full batches, and none of them is held out.
+SMALL_SAMPLE = 128
+# Of the samples, from which on a column of sparse X that they store is no word but a number.
+FULL_COLUMN_SHARE = 0.95
+
 
 class Exposure(NamedTuple):
     """Sample weight that features and experts have been seen with."""
@@ -27,6 +34,7 @@ class Geometry(NamedTuple):
 
     squared_norms: np.ndarray  # (n_samples,), of the rows of X
     mean_square: float  # weighted mean of the squared norms
+    nonzeros_per_row: float  # weighted mean, without those of columns that most rows store
     bias_feature: float  # typical nonzero value: the value of the constant feature
     crowding: float  # largest eigenvalue of the second moment over its trace, in (0, 1]
 
@@ -39,8 +47,11 @@ class TrainingData:
     labels: sparse.csr_array  # (n_samples, n_classes) of ones
     sample_weight: np.ndarray  # (n_samples,)
     class_experts: sparse.csr_array  # (n_classes, n_experts) of ones: which experts a class has
-    sample_experts: sparse.csr_array  # (n_samples, n_experts): experts of the labels of a sample
+    sample_experts: sparse.csr_array  # (n_samples, n_experts): experts that a sample belongs to
     exposure: Exposure
+    siblings: sparse.csr_array | None = None  # (n_samples, n_experts): others of the same classes
+    binary: bool = False  # two classes, two experts: trained as a single margin
+    full_columns: np.ndarray | None = None  # of X, that nearly all samples store, if any
     relevance: np.ndarray | None = None  # (n_features,), what the columns of X were multiplied by
 
     @cached_property
@@ -57,8 +68,10 @@ class TrainingData:
         total = weight.sum()
         mean_square = float((weight * squares).sum()) / total
         if mean_square == 0:
-            return Geometry(squares, 1.0, 1.0, 1.0)
+            return Geometry(squares, 1.0, 0.0, 1.0, 1.0)
         nonzeros_per_row = float((weight * np.diff(X.indptr)).sum()) / total
+        if self.full_columns is not None:
+            nonzeros_per_row -= float(self.exposure.feature[self.full_columns].sum()) / total
         # Positive, so that it is not orthogonal to counts; random, so that hardly any X is.
         direction = np.random.RandomState(0).uniform(0.5, 1.5, X.shape[1]).astype(X.dtype)
         largest = 0.0
@@ -72,10 +85,10 @@ class TrainingData:
             direction = moved
         crowding = min(1.0, max(largest / mean_square, 1e-4))
         bias_feature = float(np.sqrt(mean_square / nonzeros_per_row))
-        return Geometry(squares, mean_square, bias_feature, crowding)
+        return Geometry(squares, mean_square, nonzeros_per_row, bias_feature, crowding)
 
 
-def build_training_data(X, labels, sample_weight, n_experts):
+def build_training_data(X, labels, sample_weight, class_experts, *, binary=False):
     """Find the experts of every sample and what features and experts are seen with.
 
     Parameters
@@ -83,13 +96,14 @@ def build_training_data(X, labels, sample_weight, n_experts):
     X : csr_array (n_samples, n_features)
     labels : csr_array (n_samples, n_classes) of ones
     sample_weight : ndarray (n_samples,)
-    n_experts : int
+    class_experts : csr_array (n_classes, n_experts) of ones
+    binary : bool, default=False
 
     Returns
     -------
     TrainingData
+        Every sample belongs to all experts of its classes.
     """
-    class_experts = experts_of_classes(n_experts, labels.shape[1])
     sample_experts = (labels @ class_experts).tocsr()
     totals = []
     for matrix in (X, sample_experts):
@@ -100,24 +114,23 @@ def build_training_data(X, labels, sample_weight, n_experts):
             indices = matrix.indices[indptr[0] : indptr[-1]]
             totals[-1] += np.bincount(indices, weight, minlength=matrix.shape[1])
     exposure = Exposure(*totals, float(sample_weight.sum(dtype=np.float64)))
-    return TrainingData(X, labels, sample_weight, class_experts, sample_experts, exposure)
+    parts = X, labels, sample_weight, class_experts, sample_experts, exposure
+    is_full = exposure.feature > FULL_COLUMN_SHARE * exposure.total
+    # A table has no other columns, and the statistics of small data would decide by chance.
+    has_full = is_full.any() and not is_full.all() and X.shape[0] > SMALL_SAMPLE
+    full_columns = np.flatnonzero(is_full) if has_full else None
+    return TrainingData(*parts, binary=binary, full_columns=full_columns)
 
 
-def experts_of_classes(n_experts, n_classes):
-    """Connect classes and experts: a CSR array (n_classes, n_experts) of ones.
+def share_experts(n_experts, n_classes):
+    """Connect more classes than experts: a CSR array (n_classes, n_experts) of ones.
 
-    With at least as many experts as classes, expert e belongs to class e mod n_classes.
-    With fewer, every class shares two experts with others, a different pair for each class
-    as long as there are pairs.
+    Every class shares two experts with others, a different pair for each class as long as there
+    are pairs.
     """
-    if n_experts >= n_classes:
-        experts = np.arange(n_experts)
-        classes = experts % n_classes
-    else:
-        first = np.arange(n_classes) % n_experts
-        second = (first + 1 + np.arange(n_classes) // n_experts) % n_experts
-        classes = np.tile(np.arange(n_classes), 2)
-        experts = np.concatenate([first, second])
+    first = np.arange(n_classes) % n_experts
+    second = (first + 1 + np.arange(n_classes) // n_experts) % n_experts
+    classes, experts = np.tile(np.arange(n_classes), 2), np.concatenate([first, second])
     ones = np.ones(len(experts))
     pairs = sparse.csr_array((ones, (classes, experts)), shape=(n_classes, n_experts))
     pairs.data[:] = 1.0

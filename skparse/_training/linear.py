@@ -20,7 +20,7 @@ def start_linear(problem, draft):
     n_without = EPOCHS_WITHOUT_HELD_OUT if draft.held_out.any() else LINEAR_EPOCHS
     without = [order[~draft.held_out[order]] for order in orders[:n_without]]
     margins, bias = draft.margins, np.zeros(draft.margins.shape[1], draft.margins.dtype)
-    if problem.options.binary:
+    if draft.data.binary:
         margins, bias = to_single_margin(margins, bias)
     run = begin_run(problem, draft.data, margins, bias)
     return replace(draft, run=run, orders=(without, orders[n_without:]))
@@ -38,7 +38,7 @@ def run_linear(problem, draft):
     if not orders:
         return draft
     run = run_epochs(problem, draft.data, run, orders, draft.alpha)
-    model = model_from_margins(problem, draft, *run.average())
+    model = model_from_margins(draft, *run.average())
     return replace(draft, run=run, model=model, orders=later)
 
 
@@ -49,9 +49,9 @@ def advance_linear(problem, draft):
     margins = start_new_features(margins, draft.new_features, data)
     orders = [draw_order(problem, data) for _ in range(STREAM_EPOCHS)]
     earlier = 0.0 if draft.earlier is None else draft.earlier.total
-    if problem.options.binary:
+    if data.binary:
         margins, bias = to_single_margin(margins, bias)
     run = begin_run(problem, data, margins, bias)
     run = run_epochs(problem, data, run, orders, draft.alpha, earlier=earlier)
-    moved = model_from_margins(problem, draft, *run.average())
+    moved = model_from_margins(draft, *run.average())
     return replace(draft, model=moved._replace(outputs=model.outputs, intercept=model.intercept))

@@ -23,6 +23,7 @@ class ExpertBlock(NamedTuple):
 
     inside: np.ndarray  # (nnz,) of bool: which of all connections are theirs
     targets: sparse.csr_array  # (n_samples, n_experts), stores an entry where the target is +1
+    ignored: sparse.csr_array  # the same shape: experts that take no step for a sample
     margins: sparse.csr_array  # (n_features, n_experts), after the last epoch
     bias: np.ndarray  # (n_experts,), multiplies the bias feature
     mean_margins: np.ndarray  # values on the same pattern
@@ -55,7 +56,7 @@ def begin_run(problem, data, margins, bias):
     data : TrainingData
     margins : csr_array (n_features, n_experts)
         Where the margins start, on the pattern of the connections. Two classes are trained as a
-        single margin, if ``problem.options.binary``.
+        single margin, if ``data.binary``.
     bias : ndarray (n_experts,), multiplies the bias feature
 
     Returns
@@ -63,8 +64,9 @@ def begin_run(problem, data, margins, bias):
     LinearRun
     """
     targets = data.sample_experts
-    if problem.options.binary:
+    if data.binary:
         targets = targets[:, [1]].tocsr()
+    siblings = sparse.csr_array(targets.shape) if data.siblings is None else data.siblings
     n_blocks = min(problem.threads.n_threads, margins.shape[1])
     edges = np.linspace(0, margins.shape[1], n_blocks + 1).astype(int)
     block_of_entry = np.searchsorted(edges[1:], margins.indices, side="right").astype(np.int16)
@@ -77,8 +79,9 @@ def begin_run(problem, data, margins, bias):
         parts = margins.data[inside], indices, before[margins.indptr]
         own_margins = sparse.csr_array(parts, shape=(margins.shape[0], last - first))
         own_targets, own_bias = targets[:, first:last].tocsr(), bias[first:last]
+        ignored = siblings[:, first:last].tocsr()
         means = np.zeros_like(own_margins.data), np.zeros_like(own_bias)
-        blocks.append(ExpertBlock(inside, own_targets, own_margins, own_bias, *means))
+        blocks.append(ExpertBlock(inside, own_targets, ignored, own_margins, own_bias, *means))
     return LinearRun(margins, blocks)
 
 
@@ -134,11 +137,13 @@ def _run_block(problem, data, block, schedule, epochs):
         mean_margins=block.mean_margins.copy(),
         mean_bias=block.mean_bias.copy(),
     )
-    targets = Pattern(block.targets.indptr, block.targets.indices)
+    targets, ignored = (
+        Pattern(matrix.indptr, matrix.indices) for matrix in (block.targets, block.ignored)
+    )
     for epoch, order, weight in epochs:
         rows = LinearRows(order, data.geometry.squared_norms, data.sample_weight)
         scale = problem.engine.linear_epoch(
-            csr_arrays(data.X), rows, targets, csr_arrays(margins), block.bias, schedule,
+            csr_arrays(data.X), rows, targets, ignored, csr_arrays(margins), block.bias, schedule,
             problem.options.batch_size,
         )  # fmt: skip
         margins.data[:] *= margins.dtype.type(scale)
@@ -171,5 +176,7 @@ def squared_hinge(data, margins, bias, targets, rows):
         block = rows[first : first + size]
         signs = np.where(targets[block].toarray() > 0, 1, -1)
         losses = np.maximum(1 - signs * ((data.X[block] @ margins).toarray() + bias), 0) ** 2
+        if data.siblings is not None:
+            losses[data.siblings[block].toarray() > 0] = 0
         total += float((data.sample_weight[block] * losses.sum(axis=1, dtype=np.float64)).sum())
     return total

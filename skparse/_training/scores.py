@@ -7,7 +7,6 @@ from scipy import sparse
 
 from .._csr import with_values
 from .._model import SparseExpertModel
-from .low_rank import add_products
 
 
 class ScoreScaling(NamedTuple):
@@ -34,23 +33,26 @@ def default_scaling(n_classes, multilabel):
     return ScoreScaling(3.0, 1.0, gain, 0.0, 5 / 3, (gain + 2.0) / gain)
 
 
-def model_from_margins(problem, draft, margins, bias):
+def model_from_margins(draft, margins, bias):
     """Turn linear margins into a model whose scores pass the ReLU.
 
     Parameters
     ----------
-    problem : Problem
     draft : Draft
     margins : csr_array (n_features, n_experts)
-        With ``problem.options.binary`` of one column, see `to_single_margin`.
+        With ``draft.data.binary`` of one column, see `to_single_margin`.
     bias : ndarray (n_experts,), multiplies the bias feature
 
     Returns
     -------
     SparseExpertModel
     """
-    if problem.options.binary:
-        margins, bias = from_single_margin(margins, bias)
+    if draft.data.binary:
+        # Undo `to_single_margin`, with one weight per feature, of the expert it is positive for.
+        experts = (margins.data > 0).astype(margins.indices.dtype)
+        parts = 2 * np.abs(margins.data), experts, margins.indptr
+        margins = sparse.csr_array(parts, shape=(margins.shape[0], 2))
+        bias = np.concatenate([-bias, bias])
     data, scaling = draft.data, draft.scaling
     dtype = margins.dtype
     scale, shift = dtype.type(scaling.scale), dtype.type(scaling.shift)
@@ -96,20 +98,6 @@ def to_single_margin(margins, bias):
     return joined, ((bias[1:] - bias[:1]) / 2)
 
 
-def from_single_margin(margins, bias):
-    """Undo `to_single_margin` with one weight per feature, of the expert that it is positive for.
-
-    Returns
-    -------
-    margins : csr_array (n_features, 2)
-    bias : ndarray (2,)
-    """
-    experts = (margins.data > 0).astype(margins.indices.dtype)
-    shape = margins.shape[0], 2
-    split = sparse.csr_array((2 * np.abs(margins.data), experts, margins.indptr), shape=shape)
-    return split, np.concatenate([-bias, bias])
-
-
 def multiply_scores(model, score_factor, output_factor):
     """Multiply the scores of a model, and its outputs and b2, by factors."""
     kind = model.intercept.dtype.type
@@ -119,15 +107,3 @@ def multiply_scores(model, score_factor, output_factor):
         with_values(model.outputs, kind(output_factor) * model.outputs.data),
         kind(output_factor) * model.intercept,
     )
-
-
-def complete_model(model, draft):
-    """Turn a model in training into one for X as the user gave it, calibrated."""
-    if draft.low_rank is not None:
-        model = add_products(model, draft.low_rank)
-    model = multiply_scores(model, draft.scaling.score_factor, draft.scaling.output_factor)
-    if draft.data.relevance is None:
-        return model
-    router = model.router
-    values = router.data * np.repeat(draft.data.relevance, np.diff(router.indptr))
-    return model._replace(router=with_values(router, values))
