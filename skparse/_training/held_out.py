@@ -23,6 +23,10 @@ MAX_HELD_OUT = 1000
 FACTOR_PENALTY = 6.0
 # Weight of K = 1 in the log-loss; the rest is that of the largest K.
 WEIGHT_OF_TOP_1 = 0.15
+# Penalty on the squared shift of b2, in samples of mean weight.
+INTERCEPT_PENALTY = 20.0
+INTERCEPT_STEPS = 15
+MAX_LOGITS = 2**18  # of held-out samples, from which b2 is calibrated
 
 
 class HeldOutLosses(NamedTuple):
@@ -46,30 +50,6 @@ def hold_out(problem, draft):
     return replace(draft, held_out=held_out)
 
 
-def keep_while_better(candidates, attempt):
-    """Try candidates in turn, and keep each that is better than the kept one.
-
-    Parameters
-    ----------
-    candidates : iterable
-    attempt : callable
-        ``attempt(candidate, kept)`` returns what it finds, or None if ``kept``, what the last
-        attempt returned, is as good. The first ``kept`` is None.
-
-    Returns
-    -------
-    object
-        What the last successful attempt returned.
-    """
-    kept = None
-    for candidate in candidates:
-        found = attempt(candidate, kept)
-        if found is None:
-            break
-        kept = found
-    return kept
-
-
 def calibrate(problem, draft):
     """Choose the factors on scores and outputs with the least log-loss on the held-out samples."""
     if not draft.held_out.any():
@@ -87,6 +67,30 @@ def calibrate(problem, draft):
         output_factor=float(scaling.output_factor * factors[of_outputs]),
     )
     return replace(draft, scaling=scaling)
+
+
+def calibrate_intercept(problem, draft, model):
+    """Shift b2 of a complete model to the least log-loss of the held-out samples.
+
+    In training, b2 fits flat scores and samples that the model has learnt. Each step divides the
+    gradient by an upper bound of the curvature, so that no step raises the penalised loss.
+    """
+    rows = np.flatnonzero(draft.held_out)
+    rows = rows[:: -(-len(rows) * len(model.intercept) // MAX_LOGITS)]
+    weight = problem.data.sample_weight[rows].astype(np.float64)
+    X, labels = problem.data.X[rows], problem.data.labels[rows]
+    predictor = Predictor(model, problem.engine, problem.options.n_threads)
+    top_k = min(problem.options.top_k, len(model.router_intercept))
+    codes = predictor.code_block(X, 0, X.shape[0], top_k).astype(np.float64)
+    logits = (codes @ model.outputs).toarray() + model.intercept
+    shift, penalty = np.zeros(logits.shape[1]), INTERCEPT_PENALTY * weight.mean()
+    of_labels = np.bincount(labels.indices, weight, minlength=len(shift))
+    for _ in range(INTERCEPT_STEPS):
+        probabilities = np.exp(logits + shift - (logits + shift).max(axis=1, keepdims=True))
+        probabilities *= (weight / probabilities.sum(axis=1))[:, None]
+        expected = probabilities.sum(axis=0)
+        shift -= (expected - of_labels + penalty * shift) / (expected + penalty)
+    return model._replace(intercept=(model.intercept + shift).astype(model.intercept.dtype))
 
 
 def measure_held_out(problem, draft, model):
