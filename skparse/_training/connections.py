@@ -39,6 +39,9 @@ def connect(problem, draft):
     weight = np.where(held_out, epsilon, data.sample_weight)
     mass = expert_mass(data.X, weight, data.sample_experts)
     relevance = measure_relevance(mass, data.exposure)
+    full = data.full_columns
+    if full is not None:
+        relevance[full] = scale_full_columns(data, full, relevance[full])
     values = relevance[data.X.indices]
     values *= data.X.data
     data = replace(data, X=with_values(data.X, values), relevance=relevance)
@@ -47,7 +50,7 @@ def connect(problem, draft):
     if density is not None:
         count = absence_count_for_density(data.exposure, density)
     mass = add_absences(mass, data.exposure, count)
-    if data.class_experts.nnz > data.class_experts.shape[0]:
+    if data.siblings is None and data.class_experts.nnz > data.class_experts.shape[0]:
         mass = drop_features(mass, data.class_experts, problem.random_state)
     mass = with_smallest_index_dtype(mass)
     margins = with_values(mass, log_odds(mass, data.X, weight, data.geometry))
@@ -67,10 +70,10 @@ def grow_connections(problem, draft):
     if draft.model is None:
         shape = data.X.shape[1], data.class_experts.shape[1]
         margins = sparse.csr_array(shape, dtype=data.X.dtype)
-        if problem.options.binary:
+        if data.binary:
             margins = sparse.csr_array((shape[0], 1), dtype=data.X.dtype)
         bias = np.zeros(margins.shape[1], data.X.dtype)
-        model = model_from_margins(problem, draft, margins, bias)
+        model = model_from_margins(draft, margins, bias)
     else:
         scaling = draft.scaling  # calibrated, which is undone
         model = multiply_scores(draft.model, 1 / scaling.score_factor, 1 / scaling.output_factor)
@@ -83,6 +86,32 @@ def grow_connections(problem, draft):
     new_features = np.diff(old.indptr) == 0
     model = model._replace(router=with_values(union, values))
     return replace(draft, model=model, new_features=new_features)
+
+
+def scale_full_columns(data, columns, relevance):
+    """Choose factors for columns that nearly all rows store, such as numbers beside texts.
+
+    All of them together get at most the mean squared norm of the other columns, whatever their
+    unit. Each gets a part in proportion to the share of its variance that lies between experts,
+    beyond what chance gives: columns without information get hardly any. Columns without a
+    negative value may be frequent words: they get at most their relevance.
+    """
+    X, weight = data.X[:, columns].toarray().astype(np.float64), data.sample_weight
+    weight = weight.astype(np.float64) / data.exposure.total
+    squares = np.einsum("n,nj->j", weight, X**2)
+    mean = np.einsum("n,nj->j", weight, X)
+    by_expert = data.sample_experts.T.tocsr() @ (weight[:, None] * (X - mean))
+    load = data.exposure.expert / data.exposure.total
+    used = load > 0
+    between = (by_expert[used] ** 2 / load[used, None]).sum(axis=0)
+    chance = used.sum() / X.shape[0]
+    variance = squares - mean**2
+    constant = variance <= 1e-12 * squares
+    share = np.maximum(between / np.where(constant, np.inf, variance) - 2 * chance, 0)
+    total = (weight * data.geometry.squared_norms).sum()
+    rest = max(total - squares.sum(), 1e-3 * total)
+    factors = np.sqrt(rest * share / max(1.0, share.sum()) / np.maximum(squares, 1e-300))
+    return np.where((X < 0).any(axis=0), factors, np.minimum(factors, relevance))
 
 
 def limit_density(problem, draft):

@@ -44,7 +44,7 @@ def start_low_rank(problem, draft):
         not options.multilabel
         and not options.full_batch
         and n_classes == n_experts >= MIN_EXPERTS
-        and 0 < data.X.nnz <= MAX_NONZEROS_PER_ROW * n_samples
+        and 0 < data.geometry.nonzeros_per_row <= MAX_NONZEROS_PER_ROW
         and n_features * RANK <= MAX_ENTRIES
     )
     if not is_worth_its_time:

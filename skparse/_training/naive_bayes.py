@@ -32,17 +32,18 @@ def log_odds(mass, X, sample_weight, geometry):
     """Complement naive-Bayes log-odds on the pattern of ``mass``, per nonzero of typical size.
 
     log(mass of the feature / mass of the feature outside the expert's classes), smoothed;
-    zero where the feature was never seen with the expert. Zero throughout if X has negative
-    values, which are no counts.
+    zero where the feature was never seen with the expert, and for features with negative values,
+    which are no counts.
     """
-    if X.nnz == 0 or X.data.min() < 0:
-        return np.zeros_like(mass.data)
+    is_count = np.ones(X.shape[1], mass.dtype)
+    is_count[X.indices[X.data < 0]] = 0
     unit = np.sqrt(geometry.mean_square)
     smoothing = mass.dtype.type(PRIOR_SMOOTHING * unit)
-    of_feature = (X.T @ sample_weight).astype(mass.dtype)
+    of_feature = np.maximum(X.T @ sample_weight, 0).astype(mass.dtype)
     inside = np.repeat(of_feature, np.diff(mass.indptr))
     outside = np.maximum(inside - mass.data, 0)
     odds = np.log((inside + smoothing) / (outside + smoothing))
+    odds *= np.repeat(is_count, np.diff(mass.indptr))
     return odds / mass.dtype.type(geometry.bias_feature)
 
 
