@@ -22,17 +22,24 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
 from . import _validation as validation
-from ._compression import prune, round_values
+from ._compression import measure_change, prune, round_values
 from ._csr import with_values
 from ._engines import get_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._model import SparseExpertModel
 from ._persistence import pack_state, packed_bytes, unpack_state
 from ._predictor import Predictor, densify_two_experts, sigmoid, softmax
-from ._training.data import Exposure, build_training_data
+from ._training.columns import Columns
+from ._training.data import (
+    DENSE_SHARE,
+    SMALL_SAMPLE,
+    Exposure,
+    build_training_data,
+    share_experts,
+)
 from ._training.penalty import ALPHAS
-from ._training.problem import BATCH_SIZE, SMALL_SAMPLE, FitOptions, Monitor
-from ._training.recipes import FURTHER, STREAM, TEXT, train
+from ._training.problem import SCHEDULES, FitOptions, Monitor
+from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
 from ._training.scores import ScoreScaling, default_scaling
 
 # Attributes that only some fits leave; they never outlive the fit they belong to.
@@ -42,6 +49,7 @@ _OF_SOME_FITS = (
     "storage_dtype_",
     "validation_scores_",
     "_exposure",
+    "_columns",
 )
 
 
@@ -63,18 +71,32 @@ class SparseExpertClassifier(
     At most `top_k` experts are active for a sample, and `weight_density` limits how many weights
     connect the features to the experts. It is made for sparse, high-dimensional X such as TF-IDF.
 
+    X is dense if more than half of its entries are nonzero, in whatever container it comes. From
+    129 samples with one label each, the experts of dense X are prototypes: each class has several,
+    which start at clusters of its samples. The columns are standardised during the training.
+
     Read more in the user guide.
 
     Parameters
     ----------
     n_experts : int or "auto", default="auto"
-        Number of experts. "auto" takes one per class (per label for multilabel targets).
+        Number of experts. With one per class the model is nearly linear. With several, each
+        expert of a class learns one cluster of its samples, which pays where a class is made
+        of different things. Size of the model and time of a prediction grow with them.
+
+        For sparse X, "auto" takes eight per class if a trial on part of the samples gains by
+        it, else one. The trial needs 1,024 samples and 320 per class within 250,000 nonzeros,
+        and a `weight_density` of "auto". For dense X, "auto" takes up to 16 per class and 256
+        together, fewer for small classes. It takes one per class (per label) for multilabel
+        targets and for a stream. An integer is taken as it is, without a trial; below the
+        number of classes, classes share experts.
 
     top_k : int, default=8
         The sparsity level K: at most this many experts are kept for a sample. If it is at
         least the number of experts, every expert with a positive score is kept. All levels
         up to `top_k` are trained at once: after the fit it can be lowered with
-        ``set_params(top_k=...)``, and predictions follow without another fit.
+        ``set_params(top_k=...)``, and predictions follow without another fit. With one expert
+        per class it changes the probabilities and hardly the predicted class.
 
     weight_density : float or "auto", default="auto"
         Share of the n_features x n_experts router weights that exist. "auto" connects a
@@ -91,21 +113,26 @@ class SparseExpertClassifier(
         held-out samples: noisy labels need a strong penalty. It is 1 for fewer than 2,048
         samples, for multilabel targets and for a stream.
 
-    max_iter : int, default=4
-        Number of epochs in which all sparsity levels are trained, after the experts have
-        been started from the data.
+        For dense X it is relative to the root mean squared norm of the standardised samples,
+        sqrt(n_features), and "auto" chooses 0.2, 0.05 or 0.0125.
+
+    max_iter : int or "auto", default="auto"
+        Number of epochs, after the experts have been started from the data. "auto" is 4 for
+        sparse X and 40 for dense X.
 
     batch_size : int or "auto", default="auto"
-        Size of the mini-batches. "auto" is 32, and all samples at once for data of up to 128
-        samples.
+        Size of the mini-batches. "auto" is 32, 64 for dense X, and all samples at once for
+        data of up to 128 samples.
 
     learning_rate_init : float, default=0.1
         Step length of the epochs: how far the linear margin of a sample of average norm moves
-        per unit of gradient.
+        per unit of gradient. For dense X, Adam starts with steps of 0.2 times this number.
 
     tol : float, default=1e-4
         Training stops when the loss (the validation score with ``early_stopping=True``) has
-        not improved by at least `tol` for `n_iter_no_change` epochs.
+        not improved by at least `tol` for `n_iter_no_change` epochs. For dense X, whose steps
+        become shorter with every epoch, it does not stop in the first half of the epochs, and
+        with ``max_iter="auto"`` the training loss does not stop it.
 
     n_iter_no_change : int, default=3
         Number of epochs without improvement to wait for.
@@ -185,7 +212,8 @@ class SparseExpertClassifier(
         Number of epochs that ran.
 
     loss_curve_ : list of float
-        Mean cross-entropy of each epoch over the sparsity levels it drew.
+        Mean cross-entropy of each epoch over the sparsity levels it drew; of dense X, that of
+        the gate weights of the experts of a class.
 
     validation_scores_ : list of float
         Accuracy (multilabel: subset accuracy) on the validation set after each epoch. Only
@@ -237,7 +265,7 @@ class SparseExpertClassifier(
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "weight_density": [Interval(Real, 0, 1, closed="right"), StrOptions({"auto"})],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -260,7 +288,7 @@ class SparseExpertClassifier(
         *,
         weight_density="auto",
         alpha="auto",
-        max_iter=4,
+        max_iter="auto",
         batch_size="auto",
         learning_rate_init=0.1,
         tol=1e-4,
@@ -323,7 +351,8 @@ class SparseExpertClassifier(
             The estimator is left as it was.
         """
         further = self.warm_start and hasattr(self, "classes_")
-        n_steps = 1 + self.max_iter  # the linear start and the epochs
+        # The start and the epochs; the data decide on the number of epochs of "auto".
+        n_steps = None if self.max_iter == "auto" else 1 + self.max_iter
         with fit_task(self, n_steps, X, y, sample_weight) as task:
             samples = validation.check_samples(self, X, y, sample_weight, reset=not further)
             random_state = check_random_state(self.random_state)
@@ -339,10 +368,10 @@ class SparseExpertClassifier(
             monitor = Monitor(
                 partial(task.begin_step, describe=describe),
                 None if held_out is None else self._scorer(held_out, engine),
-                self._report if self.verbose else None,
+                partial(self._report, options.max_iter) if self.verbose else None,
             )
-            recipe = FURTHER if further else TEXT
-            draft = train(recipe, data, options, engine, random_state, monitor, **known)
+            recipes = (DENSE, DENSE_FURTHER) if options.dense else (TEXT, FURTHER)
+            draft = train(recipes[further], data, options, engine, random_state, monitor, **known)
             earlier = self.t_ if further else 0.0
             self._record(draft, describe(draft.model))
             self.t_ = data.exposure.total + earlier
@@ -405,7 +434,8 @@ class SparseExpertClassifier(
             options = self._fit_options(data, samples, further=not first_call, in_stream=True)
             engine = get_engine(self.engine, self.device)
             random_state = check_random_state(self.random_state)
-            draft = train(STREAM, data, options, engine, random_state, **known)
+            recipe = DENSE_FURTHER if options.dense else STREAM
+            draft = train(recipe, data, options, engine, random_state, **known)
             self._record(draft, self._describe(draft.model, samples, options))
             self._exposure = tuple(draft.exposure)
             self.t_ = draft.exposure.total
@@ -614,19 +644,7 @@ class SparseExpertClassifier(
         compressed = copy(self)
         compressed.router_coef_ = router
         compressed.storage_dtype_ = dtype
-        change = abs(router - self.router_coef_)
-        compressed.compression_ = Bunch(
-            n_bytes_before=self.model_size().n_bytes,
-            n_bytes=compressed.model_size().n_bytes,
-            largest_weight_change=float(change.data.max(initial=0)),
-        )
-        if X is not None:
-            changed = compressed.predict(X) != self.predict(X)
-            probabilities = compressed.predict_proba(X) - self.predict_proba(X)
-            compressed.compression_.changed_predictions = float(changed.mean())
-            compressed.compression_.largest_probability_change = float(
-                np.abs(probabilities).max(initial=0)
-            )
+        compressed.compression_ = Bunch(**measure_change(self, compressed, X))
         return compressed
 
     def __getstate__(self):
@@ -692,13 +710,38 @@ class SparseExpertClassifier(
 
     def _start_training(self, samples, *, further):
         """Prepare the samples and what is known before training; returns (data, dict)."""
-        n_classes = len(samples.classes)
+        X, weight, n_classes = samples.X, samples.sample_weight, len(samples.classes)
         if not further:
-            n_experts = n_classes if self.n_experts == "auto" else self.n_experts
-            data = build_training_data(samples.X, samples.labels, samples.sample_weight, n_experts)
-            alpha = ALPHAS[0] if self.alpha == "auto" else self.alpha
-            scaling = default_scaling(n_classes, samples.multilabel)
-            return data, {"alpha": alpha, "scaling": scaling}
+            class_experts = sparse.eye_array(n_classes, format="csr")
+            if self.n_experts != "auto" and self.n_experts < n_classes:
+                class_experts = share_experts(self.n_experts, n_classes)
+            known = {
+                "alpha": ALPHAS[0] if self.alpha == "auto" else self.alpha,
+                "scaling": default_scaling(n_classes, samples.multilabel),
+            }
+        else:
+            self._check_same_classes(samples)
+            dtype = self.router_coef_.dtype
+            X, weight = X.astype(dtype, copy=False), weight.astype(dtype, copy=False)
+            # Experts that classes do not share have one output, for their class.
+            class_experts = self.expert_coef_.T.tocsr().astype(bool).astype(np.float64)
+            if self.n_experts_ < n_classes:
+                class_experts = share_experts(self.n_experts_, n_classes)
+            # A model is trained further with the scaling it was calibrated to.
+            known = {
+                "columns": Columns(None, *self._columns) if hasattr(self, "_columns") else None,
+                "alpha": self.alpha_ if self.alpha == "auto" else self.alpha,
+                "scaling": ScoreScaling(*self._score_scaling),
+                "model": self._model,
+            }
+        binary = (
+            not samples.multilabel
+            and class_experts.shape == (2, 2)
+            and self.weight_density == "auto"
+        )
+        return build_training_data(X, samples.labels, weight, class_experts, binary=binary), known
+
+    def _check_same_classes(self, samples):
         if samples.multilabel != self._multilabel or not np.array_equal(
             samples.classes, self.classes_
         ):
@@ -706,27 +749,28 @@ class SparseExpertClassifier(
                 "A fitted model can only learn more about the classes it has: it was fitted "
                 f"with classes {self.classes_}, y has {samples.classes}."
             )
-        dtype = self.router_coef_.dtype
-        X, weight = (a.astype(dtype, copy=False) for a in (samples.X, samples.sample_weight))
-        data = build_training_data(X, samples.labels, weight, self.n_experts_)
-        # A model is trained further with the scaling it was calibrated to.
-        return data, {
-            "alpha": self.alpha_ if self.alpha == "auto" else self.alpha,
-            "scaling": ScoreScaling(*self._score_scaling),
-            "model": self._model,
-        }
 
     def _fit_options(self, data, samples, *, further, in_stream=False):
         """Resolve the parameters against the data."""
         n, (n_classes, n_experts) = data.X.shape[0], data.class_experts.shape
-        automatic = n if n <= SMALL_SAMPLE and not in_stream else min(BATCH_SIZE, n)
+        is_small = n <= SMALL_SAMPLE and not in_stream
+        dense = data.X.nnz > DENSE_SHARE * n * data.X.shape[1]
+        if further or in_stream:  # a model is trained further as it was trained before
+            dense = further and hasattr(self, "_columns")
+        elif samples.multilabel or is_small or n_experts < n_classes:
+            dense = False
+        epochs, automatic = SCHEDULES[dense]
+        automatic = n if is_small and not dense else min(automatic, n)
+        epochs = epochs if self.max_iter == "auto" else self.max_iter
         batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
         return FitOptions(
+            n_experts=None if self.n_experts == "auto" else int(self.n_experts),
             top_k=self.top_k,
             largest_top_k=max(int(self.top_k), self.top_k_ if further else 0),
             weight_density=None if self.weight_density == "auto" else self.weight_density,
             alpha=None if self.alpha == "auto" else self.alpha,
-            max_iter=1 if in_stream else self.max_iter,
+            max_iter=1 if in_stream else epochs,
+            may_stop=self.early_stopping or self.max_iter != "auto",
             batch_size=batch_size,
             learning_rate=self.learning_rate_init,
             tol=self.tol,
@@ -736,11 +780,7 @@ class SparseExpertClassifier(
             multilabel=samples.multilabel,
             full_batch=batch_size == n and not in_stream,
             in_stream=in_stream,
-            binary=(
-                not samples.multilabel
-                and n_classes == n_experts == 2
-                and self.weight_density == "auto"
-            ),
+            dense=dense,
             # In another fit, an expert without weights could not be trained.
             keeps_unused_experts=in_stream or self.warm_start,
         )
@@ -765,9 +805,9 @@ class SparseExpertClassifier(
 
         return score
 
-    def _report(self, epoch, loss, score):
+    def _report(self, max_iter, epoch, loss, score):
         result = "" if score is None else f", validation score {score:.4f}"
-        print(f"Epoch {epoch + 1}/{self.max_iter}, loss {loss:.6f}{result}")
+        print(f"Epoch {epoch + 1}/{max_iter}, loss {loss:.6f}{result}")
 
     def _describe(self, model, samples, options):
         """Return the fitted attributes with which this estimator predicts as the model does."""
@@ -788,6 +828,8 @@ class SparseExpertClassifier(
             vars(self).pop(name, None)
         vars(self).update(attributes)
         self._score_scaling = [float(value) for value in draft.scaling]
+        if draft.columns is not None:
+            self._columns = draft.columns.offset, draft.columns.factor
         self.alpha_ = float(draft.alpha)
         self.loss_curve_ = list(draft.loss_curve)
         self.n_iter_ = len(self.loss_curve_)

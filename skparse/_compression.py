@@ -68,3 +68,32 @@ def round_values(matrix, dtype):
     """Round the values of a CSR array to those that the encoding can represent."""
     codes, scales = encode_values(matrix, dtype)
     return with_values(matrix, decode_values(codes, scales, matrix.indices, matrix.dtype))
+
+
+def measure_change(before, after, X=None):
+    """Measure what compression has changed.
+
+    Parameters
+    ----------
+    before, after : SparseExpertClassifier
+        Fitted models.
+    X : array-like or sparse matrix of shape (n_samples, n_features), default=None
+        Samples on which the change of the predictions is measured.
+
+    Returns
+    -------
+    dict
+        What `SparseExpertClassifier.compress` documents.
+    """
+    weights = abs(after.router_coef_ - before.router_coef_)
+    change = {
+        "n_bytes_before": before.model_size().n_bytes,
+        "n_bytes": after.model_size().n_bytes,
+        "largest_weight_change": float(weights.data.max(initial=0)),
+    }
+    if X is not None:
+        probabilities = np.abs(after.predict_proba(X) - before.predict_proba(X))
+        changed = after.predict(X) != before.predict(X)
+        change["changed_predictions"] = float(changed.mean())
+        change["largest_probability_change"] = float(probabilities.max(initial=0))
+    return change

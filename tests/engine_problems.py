@@ -12,7 +12,11 @@ from reference import numbers_of, row_entries
 from scipy import sparse
 
 from skparse._engines.arguments import (
+    AdamMoments,
+    AdamOptions,
     Csr,
+    DenseRouter,
+    DenseRows,
     EmbeddingOptions,
     EmbeddingRows,
     LinearRows,
@@ -206,6 +210,7 @@ class LinearArguments(NamedTuple):
     X: Csr
     rows: LinearRows
     targets: Pattern
+    ignored: Pattern
     margins: Csr
     bias: np.ndarray
     schedule: StepSchedule
@@ -213,15 +218,19 @@ class LinearArguments(NamedTuple):
 
 
 def draw_linear_arguments(problem, batch_size, *, full_batch=False, seed=0):
-    """Draw arguments of ``linear_epoch`` for a problem, on the pattern of its router."""
+    """Draw arguments of ``linear_epoch`` for a problem, on the pattern of its router.
+
+    Some experts are ignored for some rows; none of them is a target there.
+    """
     rng = np.random.RandomState(seed)
     n, dtype = problem.n_samples, problem.dtype
     rows = [row_entries(problem.X, i) for i in range(n)]
     squares = np.array([sum(x * x for _, x in row) for row in rows])
     weight = rng.randint(1, 4, size=n) / 2
     total = float(weight.sum())
-    targets = rng.uniform(size=(n, problem.n_experts)) < 0.3
-    targets = sparse.csr_array(targets.astype(float))
+    is_target = rng.uniform(size=(n, problem.n_experts)) < 0.3
+    is_ignored = (rng.uniform(size=is_target.shape) < 0.2) & ~is_target
+    targets, ignored = (sparse.csr_array(some.astype(float)) for some in (is_target, is_ignored))
     schedule = StepSchedule(
         seen=7.0,
         numerator=2.0 * total,
@@ -235,6 +244,7 @@ def draw_linear_arguments(problem, batch_size, *, full_batch=False, seed=0):
         problem.X,
         LinearRows(order, squares.astype(dtype), weight.astype(dtype)),
         Pattern(targets.indptr, targets.indices),
+        Pattern(ignored.indptr, ignored.indices),
         router._replace(data=rng.normal(scale=0.1, size=len(router.data)).astype(dtype)),
         rng.normal(scale=5.0, size=problem.n_experts).astype(dtype),
         schedule,
@@ -295,6 +305,75 @@ def run_embedding_epoch(engine, arguments):
     )
     engine.embedding_epoch(*arguments._replace(term=term, squared_gradients=squares))
     return term, squares
+
+
+class DenseArguments(NamedTuple):
+    X: np.ndarray
+    rows: DenseRows
+    class_starts: np.ndarray
+    router: DenseRouter
+    moments: AdamMoments
+    options: AdamOptions
+
+
+# One problem for each thing that can go wrong in the epoch on dense X.
+DENSE_PROBLEMS = {
+    "ordinary": {},
+    "one of everything": {"n_features": 1, "numbers": [1], "n_samples": 2, "batch_size": 1},
+    "one feature less than is unrolled": {"n_features": 7},
+    "one feature more than is unrolled": {"n_features": 5},
+    "a batch of all samples": {"batch_size": 24},
+    "a batch larger than all samples": {"batch_size": 50},
+    "one expert per class": {"numbers": [1, 1, 1, 1]},
+    "classes of different sizes": {"numbers": [5, 1, 9, 2]},
+    "scores far apart": {"spread": 40.0},
+    "later steps": {"n_steps": 300},
+}
+
+
+def draw_dense_arguments(
+    n_samples=24, n_features=8, numbers=(3, 2, 3), batch_size=5, *, spread=1.0, n_steps=0,
+    dtype=np.float64, seed=0,
+):  # fmt: skip
+    """Draw arguments of ``dense_epoch``, for classes with given numbers of experts.
+
+    One row is not visited, some have no weight.
+    """
+    rng = np.random.RandomState(seed)
+    n_experts = sum(numbers)
+    order = rng.permutation(n_samples)[1:]
+    shapes = (n_features, n_experts), (n_experts,)
+
+    def draw(scale):
+        return DenseRouter(
+            *(rng.normal(scale=scale, size=shape).astype(dtype) for shape in shapes)
+        )
+
+    squares = DenseRouter(*(part**2 for part in draw(0.1)))
+    return DenseArguments(
+        rng.normal(size=(n_samples, n_features)).astype(dtype),
+        DenseRows(
+            order,
+            (rng.randint(4, size=n_samples) / 2).astype(dtype),
+            rng.randint(len(numbers), size=n_samples),
+        ),
+        np.concatenate([[0], np.cumsum(numbers)]),
+        draw(spread),
+        AdamMoments(draw(0.1), squares),
+        AdamOptions(
+            batch_size, n_steps, np.linspace(0.05, 0.01, -(-len(order) // batch_size)),
+            penalty=0.03, mean_decay=0.9, square_decay=0.99, epsilon=1e-8,
+        ),
+    )  # fmt: skip
+
+
+def run_dense_epoch(engine, arguments):
+    router = DenseRouter(*(part.copy() for part in arguments.router))
+    moments = AdamMoments(
+        *(DenseRouter(*(part.copy() for part in moment)) for moment in arguments.moments)
+    )
+    loss = engine.dense_epoch(*arguments._replace(router=router, moments=moments))
+    return router, moments, loss
 
 
 def run_logits(engine, problem, top_k, first=0, last=None, *, write="logits"):

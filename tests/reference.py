@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skparse._engines.arguments import Csr, LowRankTerm, ModelArrays
+from skparse._engines.arguments import AdamMoments, Csr, DenseRouter, LowRankTerm, ModelArrays
 
 
 def row_entries(matrix, i):
@@ -97,10 +97,11 @@ def route(X, rows, router, router_intercept, sharpness, top_k):
     return out
 
 
-def linear_epoch(X, rows, targets, margins, bias, schedule, batch_size):
+def linear_epoch(X, rows, targets, ignored, margins, bias, schedule, batch_size):
     """One epoch of implicit one-vs-rest steps; returns (values of the margins, bias).
 
-    Every batch: all margins first, then the L2 shrinkage, then the steps of all its rows.
+    Every batch: all margins first, then the L2 shrinkage, then the steps of all its rows. The
+    ignored experts of a row take no step.
     """
     order, squared_norms, sample_weight = rows
     weights, bias = [float(w) for w in margins.data], [float(b) for b in bias]
@@ -111,11 +112,13 @@ def linear_epoch(X, rows, targets, margins, bias, schedule, batch_size):
         steps = []
         for i in batch:
             h = scores(X, i, margins._replace(data=weights), [b * x0 for b in bias])
-            own = row_columns(targets, i)
+            own, others = row_columns(targets, i), row_columns(ignored, i)
             w = float(sample_weight[i])
             norm = float(squared_norms[i]) + x0 * x0
             crowding = schedule.row_crowding * w + schedule.batch_crowding
             for e, margin in enumerate(h):
+                if e in others:
+                    continue
                 sign = 1.0 if e in own else -1.0
                 violation = max(1 - sign * margin, 0.0)
                 length = 2 * rate * w * violation / (1 + 2 * rate * norm * crowding)
@@ -249,3 +252,54 @@ def embedding_epoch(X, rows, term, squared_gradients, drawn_experts, options):
             of_biases[e] += by_bias[e] ** 2
             bias[e] -= rate / np.sqrt(of_biases[e]) * by_bias[e]
     return LowRankTerm(features, vectors, bias), LowRankTerm(of_features, of_vectors, of_biases)
+
+
+def mixture_gradients(X, batch, rows, class_starts, router):
+    """Gradients of the weighted mixture losses of a batch, and its weighted loss.
+
+    The loss of a row is ``-log(sum of softmax(h) over the experts of its class)``.
+    Returns (DenseRouter, loss).
+    """
+    weights, bias = router
+    by_weight, by_bias, loss = np.zeros_like(weights), np.zeros_like(bias), 0.0
+    for i in batch:
+        x, weight, c = np.array(X[i], float), float(rows.sample_weight[i]), rows.classes[i]
+        h = [float(b) + sum(x * weights[:, e]) for e, b in enumerate(bias)]
+        own = range(class_starts[c], class_starts[c + 1])
+        largest = max(h)
+        largest_own = max(h[e] for e in own)
+        total = sum(exp(value - largest) for value in h)
+        own_total = sum(exp(h[e] - largest_own) for e in own)
+        loss += weight * (largest + log(total) - largest_own - log(own_total))
+        for e, value in enumerate(h):
+            residual = exp(value - largest) / total
+            if e in own:
+                residual -= exp(value - largest_own) / own_total
+            by_bias[e] += weight * residual
+            by_weight[:, e] += weight * residual * x
+    return DenseRouter(by_weight, by_bias), loss
+
+
+def dense_epoch(X, rows, class_starts, router, moments, options):
+    """One epoch of Adam on the mixture loss; returns (DenseRouter, AdamMoments, loss)."""
+    parts = [np.array(part, float) for part in router]
+    means, squares = ([np.array(part, float) for part in moment] for moment in moments)
+    size, loss = options.batch_size, 0.0
+    for b, rate in enumerate(options.rates):
+        batch = rows.order[b * size : (b + 1) * size]
+        gradients, batch_loss = mixture_gradients(
+            X, batch, rows, class_starts, DenseRouter(*parts)
+        )
+        loss += batch_loss
+        step = options.n_steps + b + 1
+        for k, penalty in enumerate((options.penalty, 0.0)):  # none on the biases
+            gradient = gradients[k] / size + penalty * parts[k]
+            means[k] = options.mean_decay * means[k] + (1 - options.mean_decay) * gradient
+            squares[k] = (
+                options.square_decay * squares[k] + (1 - options.square_decay) * gradient**2
+            )
+            mean = means[k] / (1 - options.mean_decay**step)
+            square = squares[k] / (1 - options.square_decay**step)
+            parts[k] = parts[k] - rate * mean / (np.sqrt(square) + options.epsilon)
+    moments = AdamMoments(DenseRouter(*means), DenseRouter(*squares))
+    return DenseRouter(*parts), moments, loss

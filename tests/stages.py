@@ -57,7 +57,8 @@ class RecordingEngine:
     """The numba engine, with a record of the arguments of its epochs."""
 
     def __init__(self):
-        self.calls = {"linear_epoch": [], "nested_epoch": [], "embedding_epoch": []}
+        names = "linear_epoch", "nested_epoch", "embedding_epoch", "dense_epoch"
+        self.calls = {name: [] for name in names}
 
     def __getattr__(self, name):
         function = getattr(get_engine("numba", "cpu"), name)

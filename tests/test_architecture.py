@@ -224,11 +224,12 @@ def load_script(name):
 counting = load_script("count_calls")
 
 
-@pytest.mark.parametrize("name", counting.PROBLEMS)
+@pytest.mark.parametrize("name", [*counting.PROBLEMS, counting.DENSE])
 def test_a_fit_and_a_prediction_pass_through_few_functions(name):
     X, y = counting.make_problem(name)
     model = SparseExpertClassifier(random_state=0)
     fit, predict = counting.count(skparse, model, "predict_proba", X, y)
     assert len(fit.functions) <= 70 and fit.depth <= 10
     assert len(predict.functions) <= 12 and predict.depth <= 5
-    assert any("nested_epoch" in function for _, function in fit.functions)
+    epoch = "dense_epoch" if name == counting.DENSE else "nested_epoch"
+    assert any(epoch in function for _, function in fit.functions)

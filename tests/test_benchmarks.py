@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "examples" / "benchmarks"
 @pytest.fixture(scope="module")
 def harness():
     """The modules of the harness, which import each other by name."""
-    names = ("compare", "measure", "problems", "report", "scores")
+    names = ("compare", "experts", "experts_page", "measure", "problems", "report", "scores")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(FOLDER), *sys.path])
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
@@ -200,3 +200,55 @@ def test_verdict_is_level_unless_the_interval_excludes_zero(harness):
     assert harness.report.verdict([-0.02, -0.03, -0.01]) == "win"  # the peer is worse
     assert harness.report.verdict([0.02, 0.01, 0.03]) == "loss"
     assert harness.report.verdict([0.01, -0.01, 0.03]) == "level"
+
+
+@pytest.fixture(scope="module")
+def experts_results(harness, tmp_path_factory):
+    """A quick run of experts.py, with embeddings of one of the two data sets."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 12
+    X = rng.normal(size=(12, 5))[y] + 0.1 * rng.normal(size=(300, 5))
+    for part, rows in (("train", slice(200)), ("test", slice(200, 300))):
+        np.savez(folder / f"banking77_{part}.npz", X=X[rows], y=y[rows].astype(str))
+    output = folder / "experts.json"
+    arguments = ["--quick", "--embeddings", str(folder), "--output", str(output)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness.experts, "REPEATED_BELOW", 0)
+        found = harness.experts.main(arguments)
+    assert json.loads(output.read_text()) == found
+    harness.experts_page.main(output, folder / "experts.md")
+    return found, (folder / "experts.md").read_text()
+
+
+def test_experts_are_measured_beside_peers_and_at_every_k(harness, experts_results):
+    results, _ = experts_results
+    circles = results["tables"]["circles"]
+    linear = circles["LogisticRegression"]["accuracy"]
+    assert circles["SparseExpertClassifier"]["accuracy"] > 0.9 > linear
+    assert circles["one expert per class"]["n_experts"] == 2
+    assert circles["SparseExpertClassifier"]["n_experts"] > 2
+    assert set(results["embeddings"]) == {"banking77 in 10 groups", "banking77"}
+    assert results["texts"]["api_docs in 4 groups"]["8 per class"]["n_experts"] == 32
+    assert max(results["levels"]["circles"]["levels"]) > 0.9
+    assert results["levels"]["circles"]["chosen"] in harness.experts_page.TOP_KS
+
+
+def test_page_on_experts_has_every_row_and_what_was_skipped(experts_results):
+    results, page = experts_results
+    for part in ("tables", "embeddings", "texts", "levels"):
+        assert results[part]
+        assert all(f"| {name} |" in page for name in results[part])
+    assert "- embeddings of clinc150: no files" in page
+
+
+def test_page_on_experts_counts_gains_and_losses(harness):
+    accuracies = [(0.53, 0.5), (0.48, 0.5), (0.5004, 0.5), (0.4996, 0.5), (0.51, 0.5)]
+    rows = {
+        name: {"SparseExpertClassifier": {"accuracy": ours}, "b": {"accuracy": other}}
+        for name, (ours, other) in enumerate(accuracies)
+    }
+    differences = harness.experts_page.compare(rows, ["b", "not run"])
+    assert [f"{d:+.1f}" for d in differences] == ["+3.0", "-2.0", "+0.0", "+0.0", "+1.0"]
+    sentence = harness.experts_page.count(differences, "b")
+    assert sentence == "Against b: more accurate on 2 rows, less on 1, equal on 2."

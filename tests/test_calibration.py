@@ -12,9 +12,10 @@ from stages import IdleEngine, prepare, run
 
 from skparse import SparseExpertClassifier
 from skparse._training import held_out
+from skparse._training.completion import complete_model
 from skparse._training.connections import grow_connections
 from skparse._training.linear import advance_linear
-from skparse._training.scores import ScoreScaling, complete_model, default_scaling
+from skparse._training.scores import ScoreScaling, default_scaling
 
 ENGINES = ["numba", "torch"]
 
@@ -146,7 +147,7 @@ def test_the_linear_epochs_of_a_stream_begin_at_a_calibrated_fit(n_classes):
     draft = run(problem, draft, grow_connections, advance_linear)
     assert len(problem.engine.calls["linear_epoch"]) == 2
     # The engine has taken no step, so the epochs end where they began.
-    after = complete_model(draft.model, draft)
+    after = complete_model(problem, draft, draft.model)
     router, expected = after.router.toarray(), model.router_coef_.toarray()
     if n_classes == 2:  # a single margin: of the two experts, only the difference is trained
         router, expected = (np.diff(weights, axis=1) for weights in (router, expected))

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import reference
 from engine_problems import (
+    DENSE_PROBLEMS,
     DTYPES,
     PROBLEMS,
     TOLERANCE,
     assert_same_arrays,
     assert_same_epoch,
     assert_same_routes,
+    draw_dense_arguments,
     draw_embedding_arguments,
     draw_linear_arguments,
     draw_nested_arguments,
     draw_problem,
+    run_dense_epoch,
     run_embedding_epoch,
     run_linear_epoch,
     run_logits,
@@ -323,3 +326,31 @@ def test_two_threads_at_once_give_what_one_gives():
         assert kept == expected[3]
         for mine, theirs in zip(embedded, expected[4], strict=True):
             assert_same_arrays(mine, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", DENSE_PROBLEMS)
+def test_an_epoch_on_dense_x_equals_the_reference(name, dtype):
+    arguments = draw_dense_arguments(**DENSE_PROBLEMS[name], dtype=dtype)
+    router, moments, loss = run_dense_epoch(numba_engine, arguments)
+    expected_router, expected_moments, expected_loss = reference.dense_epoch(*arguments)
+    assert all(part.dtype == dtype for part in router)
+    assert_same_arrays(router, expected_router, **TOLERANCE[dtype])
+    for moment, expected in zip(moments, expected_moments, strict=True):
+        assert_same_arrays(moment, expected, **TOLERANCE[dtype])
+    assert_allclose(loss, expected_loss, rtol=TOLERANCE[dtype]["rtol"])
+
+
+def test_the_gradient_of_the_mixture_is_that_of_its_loss():
+    arguments = draw_dense_arguments()
+    X, rows, class_starts, router, *_ = arguments
+    batch, step = rows.order[:5], 1e-6
+    gradients, _ = reference.mixture_gradients(X, batch, rows, class_starts, router)
+    for gradient, part in zip(gradients, router, strict=True):
+        for place in np.ndindex(part.shape):
+            losses = []
+            for sign in (1, -1):
+                part[place] += sign * step
+                losses.append(reference.mixture_gradients(X, batch, rows, class_starts, router)[1])
+                part[place] -= sign * step
+            assert_allclose((losses[0] - losses[1]) / (2 * step), gradient[place], atol=1e-7)

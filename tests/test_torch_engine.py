@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from engine_problems import (
+    DENSE_PROBLEMS,
     DTYPES,
     PROBLEMS,
     assert_same_routes,
+    draw_dense_arguments,
     draw_embedding_arguments,
     draw_linear_arguments,
     draw_nested_arguments,
     draw_problem,
+    run_dense_epoch,
     run_embedding_epoch,
     run_linear_epoch,
     run_logits,
@@ -24,7 +27,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skparse import SparseExpertClassifier
 from skparse._engines import numba_engine
 from skparse._engines.torch_engine import TorchEngine
-from skparse._training import scores
+from skparse._training import completion
 from skparse.datasets import make_topic_documents
 
 DEVICES = [
@@ -238,7 +241,7 @@ def test_a_fit_on_short_texts_with_torch_equals_a_fit_with_the_kernels(parameter
         400, 300, 20, n_classes=20, document_length=5, dtype=np.float64, random_state=0,
         return_X_y=True,
     )  # fmt: skip
-    with patch.object(scores, "add_products", wraps=scores.add_products) as add:
+    with patch.object(completion, "add_products", wraps=completion.add_products) as add:
         of_torch, of_kernels = fit_both(X, y, device, **parameters)
     assert add.called
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if device == "cuda" else {"rtol": 1e-8, "atol": 1e-9}
@@ -257,3 +260,17 @@ def test_a_multilabel_fit_with_torch_equals_a_fit_with_the_kernels(device):
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if device == "cuda" else {"rtol": 1e-8, "atol": 1e-9}
     assert_allclose(of_torch.router_coef_.data, of_kernels.router_coef_.data, **tolerance)
     assert_allclose(of_torch.predict_proba(X), of_kernels.predict_proba(X), **tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", DENSE_PROBLEMS)
+def test_an_epoch_on_dense_x_equals_the_kernel(name, dtype, device):
+    arguments = draw_dense_arguments(**DENSE_PROBLEMS[name], dtype=dtype)
+    router, moments, loss = run_dense_epoch(TorchEngine(device), arguments)
+    expected_router, expected_moments, expected_loss = run_dense_epoch(numba_engine, arguments)
+    tolerance = tolerance_of(dtype, device)
+    assert_same_numbers(router, expected_router, **tolerance)
+    for moment, expected in zip(moments, expected_moments, strict=True):
+        assert_same_numbers(moment, expected, **tolerance)
+    assert_allclose(loss, expected_loss, rtol=tolerance["rtol"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from .._csr import keep_entries
-from .._predictor import Predictor
+from .._predictor import BLOCK_ENTRIES, Predictor
 
 
 def measure_load(problem, draft):
@@ -14,13 +14,13 @@ def measure_load(problem, draft):
     n_experts = len(model.router_intercept)
     top_k = min(options.largest_top_k, n_experts)
     predictor = Predictor(model, problem.engine, options.n_threads)
-
-    counts = predictor.run_blocks(
-        lambda first, last: np.bincount(
-            predictor.code_block(X, first, last, top_k).indices, minlength=n_experts
+    size = max(1, BLOCK_ENTRIES // (3 * top_k))
+    counts = problem.threads.map(
+        lambda first: np.bincount(
+            predictor.code_block(X, first, min(first + size, X.shape[0]), top_k).indices,
+            minlength=n_experts,
         ),
-        X,
-        n_scratch=3 * top_k,
+        range(0, X.shape[0], size),
     )
     load = np.sum(counts, axis=0)
     unused = load == 0

@@ -7,8 +7,8 @@ import numpy as np
 from .._averages import move_towards
 from .._csr import csr_arrays
 from .._engines.arguments import NestedOptions, NestedRows, Pattern
+from .completion import complete_model
 from .problem import draw_order
-from .scores import complete_model
 
 # The outputs and b2 move this much more slowly than the router (per unit of router step).
 OUTPUT_RATE = 0.001
@@ -34,7 +34,7 @@ def train_nested(problem, draft):
         losses.append(loss)
         score, value = None, -loss
         if monitor.validate is not None:
-            score = monitor.validate(complete_model(mean, draft))
+            score = monitor.validate(complete_model(problem, draft, mean))
             scores.append(score)
             if options.early_stopping:
                 value = score
@@ -43,10 +43,10 @@ def train_nested(problem, draft):
             monitor.report(epoch, loss, score)
         n_waited = 0 if value > best_value + options.tol else n_waited + 1
         best_value = max(best_value, value)
-        asked_to_stop = end_step(lambda: complete_model(mean, draft))
+        asked_to_stop = end_step(lambda: complete_model(problem, draft, mean))
         if asked_to_stop or n_waited >= options.n_iter_no_change:
             break
-    model = complete_model(mean if best is None else best, draft)
+    model = complete_model(problem, draft, mean if best is None else best)
     return replace(draft, model=model, loss_curve=tuple(losses), validation_scores=tuple(scores))
 
 
@@ -68,7 +68,7 @@ def run_epoch(problem, draft, model):
         batch_size=options.batch_size,
         bias_square=data.geometry.bias_feature**2,
         # The b1 of a single margin can take all values that its outputs and b2 could add.
-        output_rate=0.0 if options.binary else OUTPUT_RATE * data.geometry.mean_square,
+        output_rate=0.0 if data.binary else OUTPUT_RATE * data.geometry.mean_square,
         shrinkage=min(0.5, shrinkage * len(shards)),
     )
 

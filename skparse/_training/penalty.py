@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .held_out import keep_while_better, measure_held_out
+from .held_out import measure_held_out
 from .linear_run import LinearRun, run_epochs, squared_hinge
 from .scores import model_from_margins
 
@@ -45,9 +45,9 @@ def choose_penalty(problem, draft):
             orders = draft.orders[0][trial.run.n_epochs : n_epochs]
             run = run_epochs(problem, data, trial.run, orders, alpha)
             margins, bias = run.average()
-            model = model_from_margins(problem, draft, margins, bias)
+            model = model_from_margins(draft, margins, bias)
             losses = [measure_held_out(problem, draft, model).loss]
-            if not problem.options.binary:  # of a single margin, the hinge loss adds nothing
+            if not data.binary:  # of a single margin, the hinge loss adds nothing
                 losses.append(squared_hinge(data, margins, bias, data.sample_experts, rows))
             losses = np.array(losses)
             if kept and not lowers(losses < kept.losses[len(trial.losses)]):
@@ -55,5 +55,10 @@ def choose_penalty(problem, draft):
             trial = trial._replace(run=run, losses=[*trial.losses, losses])
         return trial
 
-    chosen = keep_while_better(ALPHAS, attempt)
+    chosen = None
+    for alpha in ALPHAS:
+        trial = attempt(alpha, chosen)
+        if trial is None:
+            break
+        chosen = trial
     return replace(draft, alpha=chosen.alpha, run=chosen.run)

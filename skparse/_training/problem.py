@@ -10,13 +10,14 @@ from scipy import sparse
 from .._engines.arguments import LowRankTerm
 from .._model import SparseExpertModel
 from .._threads import Threads
+from .columns import Columns
 from .data import Exposure, TrainingData
+from .dense_run import DenseExperts
 from .linear_run import LinearRun
 from .scores import ScoreScaling
 
-# Up to this many samples are trained in full batches, and none of them is held out.
-SMALL_SAMPLE = 128
-BATCH_SIZE = 32
+# Epochs and batch size of "auto": of sparse X and, with True, of dense X.
+SCHEDULES = {False: (4, 32), True: (40, 64)}
 # An epoch makes at least this many updates, however few the samples.
 UPDATES_PER_EPOCH = 64
 
@@ -25,11 +26,13 @@ UPDATES_PER_EPOCH = 64
 class FitOptions:
     """The wishes of the user, resolved against the data; they never change."""
 
+    n_experts: int | None  # None for "auto"
     top_k: int
     largest_top_k: int  # of this fit and of the fits that it continues
     weight_density: float | None  # None for "auto"
     alpha: float | None  # None for "auto"
     max_iter: int
+    may_stop: bool  # before max_iter, by the training loss
     batch_size: int
     learning_rate: float
     tol: float
@@ -39,7 +42,7 @@ class FitOptions:
     multilabel: bool
     full_batch: bool  # every step takes all samples
     in_stream: bool  # an epoch visits each sample once, however few there are
-    binary: bool  # two classes, two experts: trained as a single margin
+    dense: bool  # X is dense, and its columns are standardised
     keeps_unused_experts: bool  # that no training sample keeps
 
 
@@ -84,6 +87,10 @@ class Draft:
     run: LinearRun | None = None  # the linear epochs so far
     low_rank: LowRankTerm | Callable | None = None  # callable while it may still be in training
     new_features: np.ndarray | None = None  # (n_features,) of bool, without an earlier connection
+    columns: Columns | None = None  # of a dense X
+    experts_per_class: np.ndarray | None = None  # (n_classes,) of int
+    power: float = 1.0  # of the relevance of the columns
+    experts: DenseExperts | None = None  # of a dense X, for its columns
     loss_curve: tuple = ()  # mean loss of each epoch
     validation_scores: tuple = ()  # after each epoch; empty without a validation set
     expert_load: np.ndarray | int = 0  # (n_experts,), see `measure_load`

@@ -6,7 +6,16 @@ A stage takes a `Problem`, which does not change, and a `Draft`, and returns a n
 from typing import NamedTuple
 
 from .._threads import open_threads
+from .completion import complete_model
 from .connections import connect, grow_connections, limit_density
+from .dense import (
+    begin_dense,
+    choose_candidate,
+    resume_dense,
+    scale_by_relevance,
+    start_dense,
+    train_dense,
+)
 from .expert_load import measure_load
 from .held_out import calibrate, hold_out
 from .linear import advance_linear, run_linear, start_linear
@@ -14,7 +23,7 @@ from .low_rank import add_low_rank, start_low_rank
 from .nested import train_nested
 from .penalty import choose_penalty
 from .problem import Draft, Monitor, Problem
-from .scores import complete_model
+from .text_clusters import assign_experts, choose_experts
 
 
 class Recipe(NamedTuple):
@@ -28,6 +37,7 @@ class Recipe(NamedTuple):
 TEXT = Recipe(
     start=(
         hold_out,
+        choose_experts,
         connect,
         start_linear,
         start_low_rank,
@@ -42,11 +52,25 @@ TEXT = Recipe(
 )
 # More epochs on a fitted model, for `warm_start`. Pruning comes last, so that new connections
 # have been trained before their influence is compared.
-FURTHER = Recipe(start=(grow_connections,), train=(train_nested, limit_density, measure_load))
+FURTHER = Recipe(
+    start=(assign_experts, grow_connections), train=(train_nested, limit_density, measure_load)
+)
 # The next samples of a stream.
 STREAM = Recipe(
-    start=(grow_connections, advance_linear, limit_density), train=(train_nested, measure_load)
+    start=(assign_experts, grow_connections, advance_linear, limit_density),
+    train=(train_nested, measure_load),
 )
+# A new model for dense X, and more epochs on it, for `warm_start` and for streams.
+DENSE = Recipe(
+    start=(
+        begin_dense,
+        choose_candidate,
+        scale_by_relevance,
+        start_dense,
+    ),
+    train=(train_dense, measure_load),
+)
+DENSE_FURTHER = Recipe(start=(resume_dense,), train=(train_dense, measure_load))
 
 
 def train(recipe, data, options, engine, random_state, monitor=None, **known):
@@ -74,7 +98,7 @@ def train(recipe, data, options, engine, random_state, monitor=None, **known):
         end_step = monitor.begin_step("start")
         for stage in recipe.start:
             draft = stage(problem, draft)
-        end_step(lambda: complete_model(draft.model, draft))
+        end_step(lambda: complete_model(problem, draft, draft.model))
         for stage in recipe.train:
             draft = stage(problem, draft)
     return draft

@@ -61,11 +61,14 @@ def test_with_clean_labels_of_two_classes_the_weakest_penalty_is_chosen():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
-    "parameters",
-    [{}, {"n_experts": 9}, {"n_experts": 4}, {"weight_density": 0.5}, {"batch_size": 100}],
+    ("n_classes", "parameters"),
+    [
+        *((n, p) for n in (2, 6) for p in ({}, {"weight_density": 0.5}, {"batch_size": 100})),
+        *((n, {"n_experts": 4}) for n in (2, 6)),
+        (6, {"n_experts": 9}),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("n_classes", [2, 6])
 def test_a_fit_that_chooses_gives_the_model_of_a_fit_with_that_penalty(
     n_classes, parameters, dtype
 ):

@@ -29,6 +29,7 @@ from skparse._training.connections import (
 )
 from skparse._training.data import Exposure
 from skparse._training.held_out import hold_out
+from skparse._training.text_clusters import choose_experts
 from skparse.datasets import make_topic_documents
 
 
@@ -181,20 +182,29 @@ def test_connect_multiplies_the_features_by_their_relevance(dtype):
     assert problem.data.geometry is geometry
 
 
-def test_features_are_dropped_from_experts_that_share_a_class_and_from_no_other():
-    X, y = make_topic_documents(400, 300, 3, n_classes=3, random_state=0, return_X_y=True)
-    # Of four experts, 0 and 3 share class 0.
-    alone, shared = (
-        run(*prepare(X, y, n_experts=n_experts), hold_out, connect).margins for n_experts in (3, 4)
-    )
-    of_alone = np.bincount(alone.indices, minlength=3)
-    of_shared = np.bincount(shared.indices, minlength=4)
-    assert_array_equal(of_shared[1:3], of_alone[1:])
-    for e in (0, 3):
-        dropped = 1 - of_shared[e] / of_alone[0]
-        assert_allclose(dropped, connections.FEATURE_DROPOUT, atol=0.06)
-    own = [{j for j, e in stored_pairs(shared) if e == expert} for expert in (0, 3)]
-    assert own[0] != own[1]
+def connections_of_experts(n_experts):
+    """Connect documents of four classes; returns the features of every expert, a list of sets."""
+    X, y = make_topic_documents(400, 300, 4, n_classes=4, random_state=0, return_X_y=True)
+    problem, draft = prepare(X, y, n_experts=n_experts)
+    pairs = stored_pairs(run(problem, draft, hold_out, choose_experts, connect).margins)
+    return [{j for j, e in pairs if e == expert} for expert in range(n_experts)]
+
+
+def test_features_are_dropped_from_experts_that_classes_share(monkeypatch):
+    dropped = connections_of_experts(3)
+    monkeypatch.setattr(connections, "FEATURE_DROPOUT", 0.0)
+    for some, every in zip(dropped, connections_of_experts(3), strict=True):
+        assert some < every
+        assert_allclose(1 - len(some) / len(every), 0.1, atol=0.06)
+    for e, features in enumerate(dropped):
+        assert features not in dropped[:e]
+
+
+@pytest.mark.parametrize("n_experts", [4, 9])
+def test_no_feature_is_dropped_from_experts_that_belong_to_one_class(n_experts, monkeypatch):
+    found = connections_of_experts(n_experts)
+    monkeypatch.setattr(connections, "FEATURE_DROPOUT", 0.9)
+    assert connections_of_experts(n_experts) == found
 
 
 @pytest.mark.parametrize("weight_density", [0.05, 0.3, 0.8, 1.0])

@@ -9,7 +9,7 @@ from word_counts import draw_counts
 from skparse import SparseExpertClassifier
 from skparse import _csr as csr
 from skparse._training import data as training_data
-from skparse._training.data import Exposure, build_training_data, experts_of_classes
+from skparse._training.data import Exposure, build_training_data, share_experts
 from skparse.datasets import make_topic_documents
 
 
@@ -26,7 +26,8 @@ def geometry_of(X, weight=None):
     X = sparse.csr_array(X)
     ones = np.ones(X.shape[0])
     labels = sparse.csr_array(ones[:, None])
-    return build_training_data(X, labels, ones if weight is None else weight, 1).geometry
+    weight = ones if weight is None else weight
+    return build_training_data(X, labels, weight, sparse.csr_array([[1.0]])).geometry
 
 
 def use_small_blocks(monkeypatch, n_entries):
@@ -36,27 +37,28 @@ def use_small_blocks(monkeypatch, n_entries):
     )
 
 
-@pytest.mark.parametrize("n_classes", [1, 2, 3, 7, 12])
-@pytest.mark.parametrize("n_experts", [1, 2, 3, 5, 7, 20])
+def experts_for(n_experts, n_classes):
+    """Connect classes and experts as the estimator does."""
+    if n_experts < n_classes:
+        return share_experts(n_experts, n_classes)
+    return sparse.eye_array(n_classes, format="csr")
+
+
+@pytest.mark.parametrize(
+    ("n_experts", "n_classes"), [(1, 2), (1, 7), (2, 3), (2, 12), (3, 7), (5, 7), (7, 12)]
+)
 def test_every_class_has_an_expert_and_every_expert_has_a_class(n_experts, n_classes):
-    pairs = experts_of_classes(n_experts, n_classes)
+    pairs = share_experts(n_experts, n_classes)
     assert pairs.shape == (n_classes, n_experts)
     assert set(pairs.data) == {1.0}
     assert pairs.sum(axis=1).min() >= 1
     assert pairs.sum(axis=0).min() >= 1
 
 
-@pytest.mark.parametrize(("n_experts", "n_classes"), [(4, 4), (9, 4), (8, 4), (5, 1)])
-def test_with_enough_experts_each_has_one_class_and_classes_share_evenly(n_experts, n_classes):
-    pairs = experts_of_classes(n_experts, n_classes)
-    assert_array_equal(pairs.sum(axis=0), 1)
-    assert np.ptp(pairs.sum(axis=1)) <= 1
-
-
 @pytest.mark.parametrize("n_experts", [3, 4, 5, 8])
 def test_with_few_experts_classes_have_different_pairs_as_long_as_there_are_pairs(n_experts):
     for n_classes in range(n_experts + 1, n_experts * (n_experts - 1) // 2 + 1):
-        pairs = experts_of_classes(n_experts, n_classes).toarray()
+        pairs = share_experts(n_experts, n_classes).toarray()
         assert_array_equal(pairs.sum(axis=1), 2)
         assert len({tuple(row) for row in pairs}) == n_classes
 
@@ -65,8 +67,9 @@ def test_with_few_experts_classes_have_different_pairs_as_long_as_there_are_pair
 @pytest.mark.parametrize("n_experts", [2, 4, 9])
 def test_a_sample_has_the_experts_of_its_labels(n_experts, multilabel):
     X, labels = draw_counts(), draw_labels(multilabel=multilabel)
-    data = build_training_data(X, labels, np.ones(40), n_experts)
-    pairs = experts_of_classes(n_experts, 4).toarray() > 0
+    pairs = experts_for(n_experts, 4)
+    data = build_training_data(X, labels, np.ones(40), pairs)
+    pairs = pairs.toarray() > 0
     expected = [pairs[row > 0].any(axis=0) for row in labels.toarray()]
     assert_array_equal(data.sample_experts.toarray() > 0, expected)
     assert_array_equal(data.class_experts.toarray() > 0, pairs)
@@ -81,7 +84,7 @@ def test_exposure_is_the_sample_weight_with_each_feature_and_expert(
     use_small_blocks(monkeypatch, block)
     X, labels = draw_counts(), draw_labels(multilabel=multilabel)
     weight = np.random.RandomState(2).uniform(0.2, 3.0, size=40).astype(np.float32)
-    data = build_training_data(X, labels, weight, n_experts)
+    data = build_training_data(X, labels, weight, experts_for(n_experts, 4))
     wide = weight.astype(float)
     assert_allclose(data.exposure.feature, wide @ (X.toarray() != 0), rtol=1e-14)
     assert_allclose(data.exposure.expert, wide @ (data.sample_experts.toarray() > 0), rtol=1e-14)
@@ -124,8 +127,10 @@ def test_crowding_is_one_where_all_samples_lie_on_a_line_of_any_direction():
 
 
 def test_samples_without_entries_have_a_geometry():
-    squared_norms, *scales = geometry_of(sparse.csr_array((4, 3)))
-    assert_array_equal(squared_norms, np.zeros(4))
+    geometry = geometry_of(sparse.csr_array((4, 3)))
+    assert_array_equal(geometry.squared_norms, np.zeros(4))
+    assert geometry.nonzeros_per_row == 0
+    scales = geometry.mean_square, geometry.bias_feature, geometry.crowding
     assert min(scales) > 0
     assert np.isfinite(scales).all()
 

@@ -19,11 +19,11 @@ from skparse._training.held_out import (
     WEIGHT_OF_TOP_1,
     calibrate,
     hold_out,
-    keep_while_better,
     measure_held_out,
 )
 from skparse._training.linear import run_linear, start_linear
 from skparse._training.scores import multiply_scores
+from skparse._training.text_clusters import choose_experts
 
 ENGINES = ["numba", "torch"]
 PARAMETERS = [{}, {"top_k": 1}, {"n_experts": 4, "top_k": 3}, {"n_experts": 9, "top_k": 64}]
@@ -39,7 +39,9 @@ def draw_held_out(n_samples, *, multilabel=False):
 def train_linear(X, y, sample_weight=None, *, engine="numba", **parameters):
     """Run all stages before the calibration; returns (problem, draft)."""
     problem, draft = prepare(X, y, sample_weight, engine=get_engine(engine, "cpu"), **parameters)
-    return problem, run(problem, draft, hold_out, connect, start_linear, run_linear)
+    return problem, run(
+        problem, draft, hold_out, choose_experts, connect, start_linear, run_linear
+    )
 
 
 def with_data(draft, **changes):
@@ -138,24 +140,6 @@ def test_at_most_a_thousand_samples_are_held_out_and_from_all_parts_of_the_data(
     assert 900 <= found.sum() <= 1000
     of_parts = [part.sum() for part in np.array_split(found, 10)]
     assert max(of_parts) - min(of_parts) <= 3
-
-
-# keep_while_better
-
-
-def test_candidates_are_tried_until_one_is_no_better():
-    tried = []
-
-    def attempt(candidate, kept):
-        tried.append((candidate, kept))
-        return None if candidate == 3 else 10 * candidate
-
-    assert keep_while_better([1, 2, 3, 4], attempt) == 20
-    assert tried == [(1, None), (2, 10), (3, 20)]
-
-
-def test_the_last_candidate_is_kept_if_each_is_better():
-    assert keep_while_better([1, 2, 3], lambda candidate, kept: candidate) == 3
 
 
 # measure_held_out

@@ -12,21 +12,22 @@ from stages import prepare, run
 from skparse import SparseExpertClassifier
 from skparse._training import linear
 from skparse._training.connections import connect, grow_connections
-from skparse._training.data import Exposure
+from skparse._training.data import SMALL_SAMPLE, Exposure
 from skparse._training.held_out import hold_out
 from skparse._training.linear import advance_linear, run_linear, start_linear
 from skparse._training.linear_run import begin_run, run_epochs
 from skparse._training.naive_bayes import start_new_features
-from skparse._training.problem import SMALL_SAMPLE, draw_order
+from skparse._training.problem import draw_order
 from skparse._training.scores import (
     margins_from_model,
     model_from_margins,
     multiply_scores,
     to_single_margin,
 )
+from skparse._training.text_clusters import choose_experts
 
 # Both turns of the linear epochs: without held-out samples, and with all.
-LINEAR_STAGES = hold_out, connect, start_linear, run_linear, run_linear
+LINEAR_STAGES = hold_out, choose_experts, connect, start_linear, run_linear, run_linear
 
 
 def train_linear(X, y, sample_weight=None, **parameters):
@@ -114,7 +115,7 @@ def test_the_epochs_with_all_samples_begin_at_the_average_of_those_before(n_clas
     )
     assert with_all.run.seen == expected.seen
     assert_same_average(with_all.run, expected)
-    model = model_from_margins(problem, without, *expected.average())
+    model = model_from_margins(without, *expected.average())
     assert_close_models(with_all.model, model, rtol=0, atol=0)
     longer_steps = run_epochs(problem, data, anew, orders, without.alpha)
     difference = longer_steps.average()[0].data - expected.average()[0].data
@@ -197,7 +198,7 @@ def grow_stream(n_classes):
 @pytest.mark.parametrize("n_classes", [2, 6])
 def test_linear_epochs_of_a_stream_keep_outputs_and_b2(n_classes):
     problem, draft = grow_stream(n_classes)
-    assert problem.options.binary == (n_classes == 2)
+    assert problem.data.binary == (n_classes == 2)
     moved = advance_linear(problem, draft).model
     assert moved.outputs is draft.model.outputs
     assert moved.intercept is draft.model.intercept
@@ -219,7 +220,7 @@ def test_linear_epochs_of_a_stream_begin_at_its_margins_and_at_log_odds_of_new_f
     orders = [draw_order(problem, data) for _ in range(linear.STREAM_EPOCHS)]
     begun = begin_run(problem, data, margins, bias)
     run = run_epochs(problem, data, begun, orders, draft.alpha, earlier=draft.earlier.total)
-    expected = model_from_margins(problem, draft, *run.average())
+    expected = model_from_margins(draft, *run.average())
     assert_array_equal(moved.model.router.data, expected.router.data)
     assert_array_equal(moved.model.router_intercept, expected.router_intercept)
 

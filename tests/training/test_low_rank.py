@@ -16,13 +16,15 @@ from skparse._csr import with_values
 from skparse._engines.arguments import LowRankTerm
 from skparse._model import SparseExpertModel
 from skparse._training import low_rank
+from skparse._training.completion import complete_model
 from skparse._training.connections import connect
 from skparse._training.data import build_training_data
 from skparse._training.held_out import calibrate, hold_out
 from skparse._training.linear import run_linear, start_linear
 from skparse._training.low_rank import add_low_rank, add_products, start_low_rank
 from skparse._training.recipes import FURTHER, STREAM, TEXT
-from skparse._training.scores import complete_model, multiply_scores
+from skparse._training.scores import multiply_scores
+from skparse._training.text_clusters import choose_experts
 
 N_CLASSES = 20
 
@@ -105,15 +107,15 @@ def scale_term(problem, draft, term):
 def is_started(X, y, **parameters):
     """Whether the stage starts a term on these samples."""
     problem, draft = prepare(X, y, **parameters)
-    return run(problem, draft, hold_out, start_low_rank).low_rank is not None
+    return run(problem, draft, hold_out, choose_experts, start_low_rank).low_rank is not None
 
 
 def with_data(draft, **changes):
     """Return a draft with other samples; what follows from them is computed anew."""
     data = draft.data
     parts = {"X": data.X, "labels": data.labels, "sample_weight": data.sample_weight}
-    n_experts = data.class_experts.shape[1]
-    return replace(draft, data=build_training_data(**{**parts, **changes}, n_experts=n_experts))
+    parts |= {"class_experts": data.class_experts, **changes}
+    return replace(draft, data=build_training_data(**parts, binary=data.binary))
 
 
 def with_labels(draft, labels):
@@ -467,12 +469,12 @@ def test_products_are_added_in_blocks_of_any_size(at_a_time, monkeypatch):
 
 
 def test_a_complete_model_is_the_calibrated_sum_in_units_of_the_features(short):
-    _, draft = short
+    problem, draft = short
     model, scaling = draft.model, draft.scaling
     relevance = np.random.RandomState(0).uniform(0.5, 2, size=draft.data.X.shape[1])
     term = draw_term(model)
     draft = replace(draft, data=replace(draft.data, relevance=relevance), low_rank=term)
-    complete = complete_model(model, draft)
+    complete = complete_model(problem, draft, model)
     summed = add_products(model, term)
     expected = multiply_scores(summed, scaling.score_factor, scaling.output_factor)
     router = expected.router.toarray() * relevance[:, None]

@@ -11,6 +11,7 @@ from stages import IdleEngine, RecordingEngine, prepare, run
 
 from skparse import SparseExpertClassifier
 from skparse._model import SparseExpertModel
+from skparse._training.completion import complete_model
 from skparse._training.nested import (
     SHARD_ROWS,
     draw_batch_top_k,
@@ -19,7 +20,6 @@ from skparse._training.nested import (
     train_nested,
 )
 from skparse._training.problem import UPDATES_PER_EPOCH, Monitor, draw_order
-from skparse._training.scores import complete_model
 from skparse.datasets import make_topic_documents
 
 
@@ -272,7 +272,7 @@ def test_outputs_and_b2_of_a_single_margin_are_not_trained(n_classes):
     problem, draft = prepare(X, y, engine=RecordingEngine())
     run_epoch(problem, draft, draw_model(X.shape[1], n_classes))
     ((*_, options, _),) = problem.engine.calls["nested_epoch"]
-    assert (options.output_rate == 0) == problem.options.binary == (n_classes == 2)
+    assert (options.output_rate == 0) == problem.data.binary == (n_classes == 2)
 
 
 # Averages, and when training stops
@@ -376,7 +376,7 @@ def test_validated_models_are_complete():
     scaling = draft.scaling._replace(score_factor=3.0, output_factor=0.5)
     draft = replace(draft, scaling=scaling)
     train_nested(problem, draft)
-    expected = complete_model(draft.model, draft)
+    expected = complete_model(problem, draft, draft.model)
     for mine, theirs in zip(validated[0].values(), expected.values(), strict=True):
         assert_allclose(mine, theirs, rtol=1e-14)
 

@@ -14,10 +14,11 @@ from stages import RecordingEngine, prepare, run
 from skparse._engines import get_engine
 from skparse._training import penalty
 from skparse._training.connections import connect
-from skparse._training.held_out import hold_out, keep_while_better
+from skparse._training.held_out import hold_out
 from skparse._training.linear import run_linear, start_linear
 from skparse._training.linear_run import run_epochs
 from skparse._training.penalty import ALPHAS, COMPARED_AFTER, choose_penalty
+from skparse._training.text_clusters import choose_experts
 
 STAGES_BEFORE = hold_out, connect, start_linear
 NAN = float("nan")
@@ -45,25 +46,6 @@ def begun():
     return begin(*draw_documents())
 
 
-def test_candidates_are_tried_until_one_is_not_better():
-    calls = []
-
-    def attempt(candidate, kept):
-        calls.append((candidate, kept))
-        return f"found {candidate}" if candidate < 3 else None
-
-    assert keep_while_better([1, 2, 3, 4], attempt) == "found 2"
-    assert calls == [(1, None), (2, "found 1"), (3, "found 2")]
-
-
-def test_without_a_worse_candidate_the_last_is_kept():
-    assert keep_while_better(iter("abc"), lambda candidate, kept: candidate) == "c"
-
-
-def test_a_result_that_is_false_is_kept_too():
-    assert keep_while_better([0, 1], lambda candidate, kept: 0 if kept is None else None) == 0
-
-
 class ScriptedRun(NamedTuple):
     """Stands for linear epochs with one penalty; its margins are the run itself."""
 
@@ -85,7 +67,7 @@ class Script:
         self.losses, self.epochs = losses, []
         self.problem, self.draft = begun
         monkeypatch.setattr(penalty, "run_epochs", self.run_epochs)
-        monkeypatch.setattr(penalty, "model_from_margins", lambda p, d, margins, bias: margins)
+        monkeypatch.setattr(penalty, "model_from_margins", lambda d, margins, bias: margins)
         monkeypatch.setattr(
             penalty,
             "measure_held_out",
@@ -222,8 +204,10 @@ def test_all_but_a_single_margin_are_measured_by_the_hinge_loss_too(
     n_classes, parameters, measured, monkeypatch
 ):
     record = HingeRecord(monkeypatch)
-    problem, draft = begin(*draw_documents(n_classes=n_classes), **parameters)
-    assert problem.options.binary != measured
+    parameters = {"n_experts": n_classes, **parameters}
+    problem, draft = prepare(*draw_documents(n_classes=n_classes), **parameters)
+    draft = run(problem, draft, hold_out, choose_experts, connect, start_linear)
+    assert draft.data.binary != measured
     choose_penalty(problem, draft)
     assert bool(record.rows) == measured
 

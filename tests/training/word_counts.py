@@ -11,6 +11,7 @@ from skparse._model import SparseExpertModel
 from skparse._training import connections
 from skparse._training.held_out import hold_out
 from skparse._training.naive_bayes import expert_mass
+from skparse._training.text_clusters import choose_experts
 
 
 def draw_counts(n_samples=40, n_features=12, *, fill=0.2, seed=0, dtype=np.float64):
@@ -32,7 +33,7 @@ def prepare_counts(n_classes=3, *, negative=False, weighted=True, dtype=np.float
     y[rng.uniform(size=len(y)) < 0.3] = 0
     weight = rng.randint(1, 4, size=len(y)).astype(float) if weighted else None
     problem, draft = prepare(X, y, weight, **parameters)
-    return problem, hold_out(problem, draft)
+    return problem, choose_experts(problem, hold_out(problem, draft))
 
 
 def hold_out_some(draft, share=0.3, seed=5):
