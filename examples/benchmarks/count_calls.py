@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sklearn
+from sklearn.datasets import make_classification
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier
@@ -78,9 +79,13 @@ PROBLEMS = {
     "two classes": {"n_topics": 2, "n_classes": 2, "document_length": 40},
 }
 
+DENSE = "dense table, 3 classes"
+
 
 def make_problem(name):
-    """Draw 3,000 documents; returns (X, y)."""
+    """Draw 3,000 documents, or the rows of a table; returns (X, y)."""
+    if name == DENSE:
+        return make_classification(3000, 20, n_informative=8, n_classes=3, random_state=0)
     X, y = make_topic_documents(3000, 900, **PROBLEMS[name], random_state=0, return_X_y=True)
     return TfidfTransformer(sublinear_tf=True).fit_transform(X).astype(X.dtype), y
 
@@ -90,7 +95,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="name the functions of skparse")
     names = parser.parse_args().list
     print(f"{'':24} {'':24} {'functions':>9} {'files':>6} {'depth':>6}")
-    for problem in PROBLEMS:
+    for problem in [*PROBLEMS, DENSE]:
         X, y = make_problem(problem)
         for library, model, method in [
             (skparse, SparseExpertClassifier(random_state=0), "predict_proba"),
