@@ -411,7 +411,7 @@ class SparseExpertClassifier(
         """
         if self.class_weight == "balanced":
             raise ValueError(
-                "class_weight='balanced' is not possible in partial_fit: a batch does not tell "
+                "class_weight='balanced' is not possible in partial_fit: a batch does not show "
                 "the balance of the stream. Pass a dict of weights instead."
             )
         with unchanged_on_error(self):
@@ -620,7 +620,7 @@ class SparseExpertClassifier(
         Returns
         -------
         compressed : SparseExpertClassifier
-            Fitted copy. Its `compression_` tells what changed: a Bunch of `n_bytes_before`,
+            Fitted copy. Its `compression_` is what changed: a Bunch of `n_bytes_before`,
             `n_bytes` and `largest_weight_change`, and with X of `changed_predictions` (share
             of the samples, or of all labels for multilabel targets) and
             `largest_probability_change`.
