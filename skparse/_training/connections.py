@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from .._compression import prune
-from .._csr import entry_keys, with_smallest_index_dtype, with_values
+from .._csr import entry_keys, row_blocks, with_smallest_index_dtype, with_values
 from .naive_bayes import PRIOR_STRENGTH, choose_prior_strength, expert_mass, log_odds
 from .scores import model_from_margins, multiply_scores
 
@@ -38,7 +38,7 @@ def connect(problem, draft):
     epsilon = data.sample_weight.dtype.type(CONNECTION_EPSILON)
     weight = np.where(held_out, epsilon, data.sample_weight)
     mass = expert_mass(data.X, weight, data.sample_experts)
-    relevance = measure_relevance(mass, data.exposure)
+    relevance = measure_relevance(mass, data.exposure, data.full_columns)
     full = data.full_columns
     if full is not None:
         relevance[full] = scale_full_columns(data, full, relevance[full])
@@ -96,22 +96,30 @@ def scale_full_columns(data, columns, relevance):
     beyond what chance gives: columns without information get hardly any. Columns without a
     negative value may be frequent words: they get at most their relevance.
     """
-    X, weight = data.X[:, columns].toarray().astype(np.float64), data.sample_weight
-    weight = weight.astype(np.float64) / data.exposure.total
-    squares = np.einsum("n,nj->j", weight, X**2)
-    mean = np.einsum("n,nj->j", weight, X)
-    by_expert = data.sample_experts.T.tocsr() @ (weight[:, None] * (X - mean))
+    weight = data.sample_weight.astype(np.float64) / data.exposure.total
     load = data.exposure.expert / data.exposure.total
+    by_expert, squares = np.zeros((len(load), len(columns))), np.zeros(len(columns))
+    is_negative, rest = np.zeros(len(columns), bool), 0.0
+    for first, last in row_blocks(data.X.indptr):  # a block of them is dense at a time
+        rows = data.X[first:last]
+        others = ~np.isin(rows.indices, columns)
+        mass = np.repeat(weight[first:last], np.diff(rows.indptr))
+        rest += (mass[others] * rows.data[others].astype(np.float64) ** 2).sum()
+        X = rows[:, columns].toarray().astype(np.float64)
+        weighted = weight[first:last, None] * X
+        by_expert += data.sample_experts[first:last].T.tocsr() @ weighted
+        squares += (weighted * X).sum(axis=0)
+        is_negative |= (X < 0).any(axis=0)
+    mean = by_expert.sum(axis=0) / load.sum()
+    by_expert -= load[:, None] * mean
     used = load > 0
     between = (by_expert[used] ** 2 / load[used, None]).sum(axis=0)
-    chance = used.sum() / X.shape[0]
+    chance = used.sum() / data.X.shape[0]
     variance = squares - mean**2
     constant = variance <= 1e-12 * squares
     share = np.maximum(between / np.where(constant, np.inf, variance) - 2 * chance, 0)
-    total = (weight * data.geometry.squared_norms).sum()
-    rest = max(total - squares.sum(), 1e-3 * total)
     factors = np.sqrt(rest * share / max(1.0, share.sum()) / np.maximum(squares, 1e-300))
-    return np.where((X < 0).any(axis=0), factors, np.minimum(factors, relevance))
+    return np.where(is_negative, factors, np.minimum(factors, relevance))
 
 
 def limit_density(problem, draft):
@@ -178,12 +186,13 @@ def drop_features(mass, class_experts, random_state):
     return sparse.csr_array(entries, shape=mass.shape)
 
 
-def measure_relevance(mass, exposure):
+def measure_relevance(mass, exposure, full_columns=None):
     """Measure how much information each feature has about the experts of a sample, (n_features,).
 
     The divergence of the experts of the samples with the feature from those of all samples, in
     units of the entropy of the latter. Training on features that are multiplied by their
-    relevance shrinks the weights of those with little information the most.
+    relevance shrinks the weights of those with little information the most. The mass of full
+    columns does not count for the smoothing.
     """
     if mass.nnz == 0:
         return np.ones(mass.shape[0], mass.dtype)
@@ -192,8 +201,11 @@ def measure_relevance(mass, exposure):
     entropy = -float((used * np.log(used)).sum())
     if entropy <= 0:  # all samples have the same expert
         return np.ones(mass.shape[0], mass.dtype)
-    smoothing = mass.dtype.type(RELEVANCE_SMOOTHING * mass.sum() / exposure.feature.sum())
-    total = mass.sum(axis=1)
+    total, frequency, all_mass = mass.sum(axis=1), exposure.feature, mass.sum()
+    if full_columns is not None:
+        frequency = np.delete(frequency, full_columns)
+        all_mass = np.delete(total, full_columns).sum()
+    smoothing = mass.dtype.type(RELEVANCE_SMOOTHING * all_mass / frequency.sum())
     # What the smoothing alone leaves to an expert that was never seen with the feature.
     left = smoothing / (total + smoothing)
     expected = np.maximum(background[mass.indices], np.finfo(mass.dtype).tiny)
