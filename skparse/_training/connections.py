@@ -98,8 +98,9 @@ def scale_full_columns(data, columns, relevance):
     """
     weight = data.sample_weight.astype(np.float64) / data.exposure.total
     load = data.exposure.expert / data.exposure.total
-    by_expert, squares = np.zeros((len(load), len(columns))), np.zeros(len(columns))
-    is_negative, rest = np.zeros(len(columns), bool), 0.0
+    by_expert, rest = np.zeros((len(load), len(columns))), 0.0
+    mean, squares = np.zeros((2, len(columns)))
+    is_negative = np.zeros(len(columns), bool)
     for first, last in row_blocks(data.X.indptr):  # a block of them is dense at a time
         rows = data.X[first:last]
         others = ~np.isin(rows.indices, columns)
@@ -108,9 +109,9 @@ def scale_full_columns(data, columns, relevance):
         X = rows[:, columns].toarray().astype(np.float64)
         weighted = weight[first:last, None] * X
         by_expert += data.sample_experts[first:last].T.tocsr() @ weighted
+        mean += weighted.sum(axis=0)
         squares += (weighted * X).sum(axis=0)
         is_negative |= (X < 0).any(axis=0)
-    mean = by_expert.sum(axis=0) / load.sum()
     by_expert -= load[:, None] * mean
     used = load > 0
     between = (by_expert[used] ** 2 / load[used, None]).sum(axis=0)

@@ -66,17 +66,17 @@ def linear_epoch(X, rows, targets, ignored, margins, bias, schedule, batch_size)
     for first in range(0, order.shape[0], batch_size):
         size = min(batch_size, order.shape[0] - first)
         rate, batch_weight = kind(numerator / (seen + offset)), 0.0
-        steps[:] = 0
         for r in range(size):
             i, step = order[first + r], steps[r]
+            for e in range(step.shape[0]):
+                step[e] = 0
             add_scores(
                 step, x_indices, x_data, x_indptr[i], x_indptr[i + 1], indptr, indices, values
             )
             weight = kind(sample_weight[i])
             batch_weight += weight
-            crowding = kind(row_crowding) * weight + kind(batch_crowding)
-            norm = squared_norms[i] + x0 * x0
-            implicit = two * rate * weight / (one + two * rate * norm * crowding)
+            crowding, norm = kind(row_crowding) * weight + kind(batch_crowding), squared_norms[i]
+            implicit = two * rate * weight / (one + two * rate * (norm + x0 * x0) * crowding)
             for e in range(step.shape[0]):
                 step[e] = kind(scale) * step[e] + x0 * bias[e]
             # Negate the margins of positive labels, take the step, negate back.
