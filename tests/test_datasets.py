@@ -68,7 +68,7 @@ def fake_package(tmp_path, monkeypatch):
 
 @pytest.fixture
 def parsed_packages(monkeypatch):
-    """Replace the parsing by a few given docstrings; the list tells which packages were read."""
+    """Replace the parsing by a few given docstrings; returns the packages that were read."""
     calls = []
 
     def read(package):

@@ -26,7 +26,7 @@ class Recorder:
     """Callback that writes down which tasks begin and end, and the model at their ends."""
 
     def __init__(self):
-        self.begun, self.ended, self.models, self.told = [], [], [], []
+        self.begun, self.ended, self.models, self.received = [], [], [], []
         self.n_setups = self.n_teardowns = 0
 
     def setup(self, estimator, context):
@@ -40,7 +40,7 @@ class Recorder:
 
     def on_fit_task_end(self, estimator, context, *, X=None, metadata=None, fitted_estimator=None):
         self.ended.append(context.task_name)
-        self.told.append((X, metadata))
+        self.received.append((X, metadata))
         self.models.append(fitted_estimator)
 
 
@@ -165,8 +165,8 @@ def test_the_model_at_the_end_of_an_epoch_is_that_of_a_shorter_fit(documents):
         np.testing.assert_array_equal(at_epoch.predict_proba(X), shorter.predict_proba(X))
     np.testing.assert_array_equal(last.predict_proba(X), model.predict_proba(X))
     assert start.score(X, y) > 0.8
-    for told, metadata in recorder.told:
-        assert told is X and list(metadata) == ["sample_weight"]
+    for samples, metadata in recorder.received:
+        assert samples is X and list(metadata) == ["sample_weight"]
 
 
 @needs_callbacks
@@ -245,14 +245,14 @@ def test_a_search_over_top_k_tells_of_its_folds_and_of_their_epochs(documents, r
 
 
 @needs_callbacks
-def test_a_callback_that_is_not_passed_on_hears_of_folds_and_refit(documents):
+def test_a_callback_that_is_not_passed_on_receives_folds_and_refit(documents):
     X, y = documents
     recorder = Recorder()
     search = build_search(cv=3)
     search.set_callbacks(recorder).fit(X, y)
     assert recorder.ended == ["fold"] * 3 + ["refit", "fit"]
-    assert [told.shape[0] for told, _ in recorder.told[3:]] == [len(y)] * 2
-    assert all(told.shape[0] < len(y) for told, _ in recorder.told[:3])
+    assert [samples.shape[0] for samples, _ in recorder.received[3:]] == [len(y)] * 2
+    assert all(samples.shape[0] < len(y) for samples, _ in recorder.received[:3])
     np.testing.assert_array_equal(recorder.models[-1].predict(X), search.predict(X))
 
 
@@ -261,7 +261,7 @@ def test_a_search_in_processes_passes_callbacks_on(documents):
     follower = Follower()
     search = build_search({"max_iter": 1, "engine": "torch"}, cv=2, n_jobs=2)
     search.set_callbacks(follower).fit(*documents)
-    # What the copies of the callback in the processes hear stays there.
+    # Copies of the callback in the processes record the rest; they are not returned.
     assert follower.ended == [*epochs_of_a_fit(1), "fit", "fit"]
 
 
@@ -286,7 +286,7 @@ def test_a_search_over_top_k_passes_sample_weights_to_callbacks(documents):
     X, y = documents
     recorder, weight = Recorder(), np.linspace(1.0, 2.0, len(y))
     build_search(cv=3).set_callbacks(recorder).fit(X, y, sample_weight=weight)
-    sums = [metadata["sample_weight"].sum() for _, metadata in recorder.told]
+    sums = [metadata["sample_weight"].sum() for _, metadata in recorder.received]
     np.testing.assert_allclose(sums[3:], weight.sum())
     np.testing.assert_allclose(sum(sums[:3]), 2 * weight.sum())
 

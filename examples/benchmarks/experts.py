@@ -7,7 +7,7 @@
 There are four parts: tables, sentence embeddings, TF-IDF of texts, and the accuracy at every K.
 FOLDER has `banking77_train.npz`, `banking77_test.npz`, `clinc150_train.npz` and
 `clinc150_test.npz`, each with the arrays X (n_samples, n_features) and y (n_samples,). The texts
-are those of `corpora.py`. What is not on the machine is reported and skipped.
+are those of `corpora.py`. A data set that is missing is reported and skipped.
 """
 
 import argparse
