@@ -70,10 +70,11 @@ def calibrate(problem, draft):
 
 
 def calibrate_intercept(problem, draft, model):
-    """Shift b2 of a complete model to the least log-loss of the held-out samples.
+    """Shift b2 of a complete model towards the least log-loss of the held-out samples.
 
     In training, b2 fits flat scores and samples that the model has learnt. Each step divides the
-    gradient by an upper bound of the curvature, so that no step raises the penalised loss.
+    gradient by an upper bound of the curvature, so that no step raises the penalised loss. For a
+    class of most samples the bound is far above the curvature, and the shift ends too early.
     """
     rows = np.flatnonzero(draft.held_out)
     rows = rows[:: -(-len(rows) * len(model.intercept) // MAX_LOGITS)]
