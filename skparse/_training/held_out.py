@@ -110,6 +110,9 @@ def measure_held_out(problem, draft, model):
     data, scaling, factors = draft.data, draft.scaling, CALIBRATION_FACTORS
     weight = data.sample_weight[draft.held_out].astype(np.float64)
     X, classes = data.X[draft.held_out], data.labels[draft.held_out].indices
+    if data.row_factors is not None:  # predictions are for rows as they are
+        factor = data.row_factors[draft.held_out].astype(X.dtype)
+        X = with_values(X, X.data / np.repeat(factor, np.diff(X.indptr)))
     predictor = Predictor(model, problem.engine, problem.options.n_threads)
     output_factors = scaling.output_factor * factors
     # A gate of one weight does not depend on the factor on the scores.
