@@ -15,7 +15,6 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.multiclass import _check_partial_fit_first_call
@@ -147,8 +146,10 @@ class SparseExpertClassifier(
         Share of the samples to hold out with ``early_stopping=True``.
 
     class_weight : dict, "balanced" or list of dicts, default=None
-        Weights of the classes, multiplied with the sample weights; as in
-        :func:`~sklearn.utils.class_weight.compute_sample_weight`.
+        Weights of the classes, multiplied with the sample weights. "balanced" gives all
+        classes the same total weight, in which the sample weights count. For multilabel
+        targets it is the geometric mean over the labels; otherwise a list of one dict per
+        label, ``{0: weight, 1: weight}``, whose weights are multiplied.
 
     warm_start : bool, default=False
         Whether `fit` continues from the fitted model, which has to have the same features
@@ -189,7 +190,8 @@ class SparseExpertClassifier(
         Number of experts.
 
     top_k_ : int
-        The largest sparsity level that was trained; `top_k` cannot be set above it.
+        The largest sparsity level that was trained, at most the number of experts. `top_k`
+        cannot be set above it, unless all experts are kept: further levels are equal then.
 
     router_coef_ : csr_array of shape (n_features, n_experts)
         Router weights, the transpose of W1. Only existing connections are stored.
@@ -264,10 +266,10 @@ class SparseExpertClassifier(
         "n_experts": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "weight_density": [Interval(Real, 0, 1, closed="right"), StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "alpha": [Interval(Real, 0, 1e12, closed="neither"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_init": [Interval(Real, 0, 1e6, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean"],
@@ -352,7 +354,7 @@ class SparseExpertClassifier(
         """
         further = self.warm_start and hasattr(self, "classes_")
         # The start and the epochs; the data decide on the number of epochs of "auto".
-        n_steps = None if self.max_iter == "auto" else 1 + self.max_iter
+        n_steps = None if self.max_iter == "auto" else 1 + int(self.max_iter)
         with fit_task(self, n_steps, X, y, sample_weight) as task:
             samples = validation.check_samples(self, X, y, sample_weight, reset=not further)
             random_state = check_random_state(self.random_state)
@@ -360,7 +362,7 @@ class SparseExpertClassifier(
             if X_val is not None or y_val is not None:
                 held_out = validation.check_validation_set(self, X_val, y_val, samples)
             elif self.early_stopping and samples.X.shape[0] > SMALL_SAMPLE:
-                samples, held_out = self._split_validation(samples, random_state)
+                samples, held_out = samples.split(self.validation_fraction, random_state)
             data, known = self._start_training(samples, further=further)
             options = self._fit_options(data, samples, further=further)
             engine = get_engine(self.engine, self.device)
@@ -500,7 +502,8 @@ class SparseExpertClassifier(
             If a level is no integer from 1 to `top_k_`, or there is none.
         """
         X, predictor, _ = self._check_prediction(X)
-        wanted = np.minimum(validation.check_levels(top_ks, self.top_k_), self.n_experts_)
+        largest = None if self.top_k_ == self.n_experts_ else self.top_k_
+        wanted = np.minimum(validation.check_levels(top_ks, largest), self.n_experts_)
         levels, places = np.unique(wanted, return_inverse=True)
         path = predictor.logits_path(X, levels)
         path = sigmoid(path) if self._multilabel else softmax(path)
@@ -689,24 +692,14 @@ class SparseExpertClassifier(
 
     def _checked_top_k(self):
         """Return the current K, at most the number of experts; raises if it was not trained."""
-        if not (isinstance(self.top_k, Integral) and 1 <= self.top_k <= self.top_k_):
+        # Where all experts can be kept, further levels are equal.
+        largest = np.inf if self.top_k_ == self.n_experts_ else self.top_k_
+        if not (isinstance(self.top_k, Integral) and 1 <= self.top_k <= largest):
             raise ValueError(
                 f"top_k={self.top_k!r} is not a sparsity level that was trained: it has to be an "
                 f"integer in [1, {self.top_k_}]; fit again to raise it."
             )
         return min(int(self.top_k), self.n_experts_)
-
-    def _split_validation(self, samples, random_state):
-        """Split off a validation set, stratified where possible; returns (samples, held_out)."""
-        counts = np.asarray(samples.labels.sum(axis=0)).ravel()
-        can_stratify = not samples.multilabel and counts[counts > 0].min() > 1
-        parts = train_test_split(
-            np.arange(samples.X.shape[0]),
-            test_size=self.validation_fraction,
-            random_state=random_state,
-            stratify=samples.labels.indices if can_stratify else None,
-        )
-        return map(samples.take, parts)
 
     def _start_training(self, samples, *, further):
         """Prepare the samples and what is known before training; returns (data, dict)."""
@@ -747,7 +740,8 @@ class SparseExpertClassifier(
         ):
             raise ValueError(
                 "A fitted model can only learn more about the classes it has: it was fitted "
-                f"with classes {self.classes_}, y has {samples.classes}."
+                f"with classes {validation.shorten(self.classes_)}, y has "
+                f"{validation.shorten(samples.classes)}."
             )
 
     def _fit_options(self, data, samples, *, further, in_stream=False):
@@ -761,11 +755,11 @@ class SparseExpertClassifier(
             dense = False
         epochs, automatic = SCHEDULES[dense]
         automatic = n if is_small and not dense else min(automatic, n)
-        epochs = epochs if self.max_iter == "auto" else self.max_iter
-        batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
+        epochs = epochs if self.max_iter == "auto" else int(self.max_iter)
+        batch_size = automatic if self.batch_size == "auto" else min(int(self.batch_size), n)
         return FitOptions(
             n_experts=None if self.n_experts == "auto" else int(self.n_experts),
-            top_k=self.top_k,
+            top_k=int(self.top_k),
             largest_top_k=max(int(self.top_k), self.top_k_ if further else 0),
             weight_density=None if self.weight_density == "auto" else self.weight_density,
             alpha=None if self.alpha == "auto" else self.alpha,
@@ -817,7 +811,7 @@ class SparseExpertClassifier(
             "expert_coef_": model.outputs,
             "intercept_": model.intercept,
             "n_experts_": len(model.router_intercept),
-            "top_k_": options.largest_top_k,
+            "top_k_": min(options.largest_top_k, len(model.router_intercept)),
             "classes_": samples.classes,
             "_multilabel": samples.multilabel,
         }
