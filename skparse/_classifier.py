@@ -26,7 +26,7 @@ from ._csr import with_values
 from ._engines import get_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._model import SparseExpertModel
-from ._persistence import pack_state, packed_bytes, unpack_state
+from ._persistence import CHECKED_KEY, pack_state, packed_bytes, unpack_state
 from ._predictor import Predictor, densify_two_experts, sigmoid, softmax
 from ._training.columns import Columns
 from ._training.data import (
@@ -685,7 +685,11 @@ class SparseExpertClassifier(
             check_is_fitted(self)
         X = validation.check_features(self, X)
         engine = get_engine(self.engine, self.device)
-        model = self._model
+        model, checked = self._model, vars(self).get(CHECKED_KEY)
+        # Arrays that a user has replaced could make a kernel leave their memory.
+        if checked is None or any(a is not b for a, b in zip(model, checked, strict=True)):
+            model.check(self.n_features_in_, len(self.classes_))
+            vars(self)[CHECKED_KEY] = list(model)
         if self.n_experts_ == 2:
             model = densify_two_experts(X, model)
         return X, Predictor(model, engine, effective_n_jobs(self.n_jobs)), self._checked_top_k()
@@ -821,6 +825,7 @@ class SparseExpertClassifier(
         for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
         vars(self).update(attributes)
+        vars(self)[CHECKED_KEY] = list(self._model)
         self._score_scaling = [float(value) for value in draft.scaling]
         if draft.columns is not None:
             self._columns = draft.columns.offset, draft.columns.factor

@@ -18,7 +18,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from ._csr import row_blocks
+from ._csr import check_pattern, row_blocks
 
 DTYPES = (np.float64, np.float32)
 SHOWN_LABELS = 10  # at most, in a message
@@ -90,6 +90,7 @@ def check_features(estimator, X):
         # that takes a fifth of the time of predicting one row.
         X = check_array(X, estimator=type(estimator).__name__, input_name="X", **options)
         _check_n_features(estimator, X, reset=False)
+        check_pattern(X, "X")
         return X
     try:
         return sparse.csr_array(validate_data(estimator, X, reset=False, **options))
@@ -186,9 +187,12 @@ def check_samples(estimator, X, y, sample_weight, *, reset, classes=None):
         )
     except ValueError as error:
         raise explain_texts(error) from error
+    X = sparse.csr_array(X)
+    check_pattern(X, "X")
     labels, classes, multilabel = check_targets(y, classes)
     weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-    samples = Samples(merge_entries(sparse.csr_array(X)), labels, weight, classes, multilabel)
+    weight = np.require(weight, requirements="W")
+    samples = Samples(merge_entries(X), labels, weight, classes, multilabel)
     samples = samples.with_weight()
     if estimator.class_weight is None:
         return samples
@@ -280,7 +284,7 @@ def check_class_weight(class_weight, samples):
 
 def check_label_entries(y):
     """Raise ValueError if a label is None, or a collection of labels."""
-    if not (isinstance(y, list | tuple) or getattr(y, "dtype", None) == object):
+    if not (isinstance(y, list | tuple) or getattr(getattr(y, "dtype", None), "kind", "") == "O"):
         return
     entries = list(np.ravel(y) if isinstance(y, np.ndarray) else y)
     if any(entry is None for entry in entries):

@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.base import clone
 
 from skparse import SparseExpertClassifier
+from skparse._engines import numba_engine
 from skparse._validation import (
     Samples,
     check_labels,
@@ -460,10 +461,9 @@ def test_messages_list_at_most_ten_classes():
     X, _ = draw_classes(200, 12)
     model = SparseExpertClassifier(random_state=0)
     model.partial_fit(X, np.arange(200) % 100, classes=np.arange(100))
-    with pytest.raises(
-        ValueError, match=r"\[100, .*, 109, \.\.\.\] \(100\); classes are .*9, \.\.\.\]"
-    ):
-        model.partial_fit(X, np.arange(200))
+    unknown = r"\[50, .*, 59, \.\.\.\] \(50\); classes are .*9, \.\.\.\] \(50\)"
+    with pytest.raises(ValueError, match=unknown):
+        clone(model).partial_fit(X, np.arange(200) % 100, classes=np.arange(50))
     with pytest.raises(ValueError, match=r"9, \.\.\.\] \(100\), y has .*9, \.\.\.\] \(50\)"):
         model.set_params(warm_start=True).fit(X, np.arange(200) % 50)
 
@@ -502,3 +502,74 @@ def test_many_labels_are_never_made_dense():
     finally:
         tracemalloc.stop()
     assert peak < n_samples * n_labels / 4  # bytes; a dense matrix of bool has four times as many
+
+
+# Arrays that kernels must not be given
+
+
+def with_indices(X, indices=None, indptr=None):
+    """A copy whose index arrays are replaced, past the checks of scipy."""
+    X = sparse.csr_array(X).copy()
+    X.indices = X.indices if indices is None else indices(X.indices)
+    X.indptr = X.indptr if indptr is None else indptr(X.indptr)
+    return X
+
+
+def with_last(number):
+    def replace_last(array):
+        array = array.copy()
+        array[-1] = number
+        return array
+
+    return replace_last
+
+
+DAMAGES = {
+    "big-endian": {"indices": lambda a: a.astype(">i4"), "indptr": lambda a: a.astype(">i4")},
+    "unsigned": {"indices": lambda a: a.astype(np.uint32)},
+    "floats": {"indices": lambda a: a.astype(float)},
+    "short": {"indices": lambda a: a.astype(np.int8), "indptr": lambda a: a.astype(np.int16)},
+    "negative": {"indices": with_last(-1)},
+    "too large": {"indices": with_last(10**6)},
+    "rows too long": {"indptr": with_last(10**6)},
+    "rows backwards": {"indptr": lambda a: a[::-1].copy()},
+}
+
+
+@pytest.mark.filterwarnings("ignore:ind.* array has non-integer dtype")
+@pytest.mark.parametrize("name", DAMAGES)
+def test_indices_that_leave_the_memory_are_refused_by_every_method(name):
+    X, y = draw_classes()
+    damaged = with_indices(X, **DAMAGES[name])
+    model = SparseExpertClassifier(random_state=0).fit(X, y)
+    with pytest.raises((ValueError, TypeError)):
+        SparseExpertClassifier().fit(damaged, y)
+    with pytest.raises((ValueError, TypeError)):
+        SparseExpertClassifier().partial_fit(damaged, y, classes=[0, 1, 2])
+    for method in METHODS:
+        with pytest.raises((ValueError, TypeError)):
+            getattr(model, method)(damaged)
+
+
+def test_read_only_arrays_need_no_further_compilation():
+    X, y = draw_classes()
+    weight = np.ones(len(y))
+
+    def use(X, weight):
+        model = SparseExpertClassifier(random_state=0).fit(X, y, sample_weight=weight)
+        for array in (*model._model.values(), model.router_coef_.indices):
+            array.flags.writeable = weight.flags.writeable
+        probabilities = model.predict_proba(X)
+        model.transform(X)
+        model.partial_fit(X, y, sample_weight=weight)
+        return probabilities
+
+    def count_signatures():
+        return {name: len(getattr(numba_engine, name).signatures) for name in numba_engine.__all__}
+
+    expected, before = use(X, weight), count_signatures()
+    locked, locked_weight = X.copy(), weight.copy()
+    for array in (locked.data, locked.indices, locked.indptr, locked_weight):
+        array.flags.writeable = False
+    assert_array_equal(use(locked, locked_weight), expected)
+    assert count_signatures() == before
