@@ -41,6 +41,7 @@ from ._training.problem import SCHEDULES, FitOptions, Monitor
 from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
 from ._training.scores import ScoreScaling, default_scaling
 
+MAX_LOSSES = 10_000  # that are kept: those of a stream would grow without end
 # Attributes that only some fits leave; they never outlive the fit they belong to.
 _OF_SOME_FITS = (
     "best_validation_score_",
@@ -215,7 +216,7 @@ class SparseExpertClassifier(
 
     loss_curve_ : list of float
         Mean cross-entropy of each epoch over the sparsity levels it drew; of dense X, that of
-        the gate weights of the experts of a class.
+        the gate weights of the experts of a class. At most the last 10,000 epochs of a stream.
 
     validation_scores_ : list of float
         Accuracy (multilabel: subset accuracy) on the validation set after each epoch. Only
@@ -438,7 +439,9 @@ class SparseExpertClassifier(
             random_state = check_random_state(self.random_state)
             recipe = DENSE_FURTHER if options.dense else STREAM
             draft = train(recipe, data, options, engine, random_state, **known)
+            n_forgotten = 0 if first_call else self.n_iter_ - len(self.loss_curve_)
             self._record(draft, self._describe(draft.model, samples, options))
+            self.n_iter_ += n_forgotten
             self._exposure = tuple(draft.exposure)
             self.t_ = draft.exposure.total
         return self
@@ -661,6 +664,8 @@ class SparseExpertClassifier(
         from . import __version__
 
         super().__setstate__(unpack_state(state, __version__, type(self).__name__))
+        if "compression_" in vars(self):
+            self.compression_ = Bunch(**self.compression_)
 
     def __sklearn_tags__(self):
         """Describe the estimator to scikit-learn."""
@@ -830,6 +835,6 @@ class SparseExpertClassifier(
         if draft.columns is not None:
             self._columns = draft.columns.offset, draft.columns.factor
         self.alpha_ = float(draft.alpha)
-        self.loss_curve_ = list(draft.loss_curve)
-        self.n_iter_ = len(self.loss_curve_)
+        self.n_iter_ = len(draft.loss_curve)
+        self.loss_curve_ = list(draft.loss_curve[-MAX_LOSSES:])
         self.expert_load_ = draft.expert_load

@@ -18,6 +18,8 @@ def pack_state(state, version):
     """Copy the state of an estimator, with packed sparse arrays and the version."""
     packed = {**state, VERSION_KEY: version}
     packed.pop(CHECKED_KEY, None)
+    if "compression_" in state:  # a plain dict is no further type to trust
+        packed["compression_"] = dict(state["compression_"])
     if "router_coef_" in state:
         packed["router_coef_"] = pack(state["router_coef_"], state.get("storage_dtype_"))
         packed["expert_coef_"] = pack(state["expert_coef_"])
@@ -131,6 +133,8 @@ def _smallest(numbers):
 
 def unpack(packed):
     """Undo `pack`."""
+    if packed["indices"].dtype.kind not in "iu":
+        raise ValueError("The column indices are no integers.")
     index = np.int32 if len(packed["data"]) <= np.iinfo(np.int32).max else np.int64
     indptr = np.zeros(packed["shape"][0] + 1, index)
     if packed["gaps"] is None:

@@ -59,8 +59,12 @@ class Samples(NamedTuple):
         return map(self.take, parts)
 
     def with_weight(self):
-        """Return the samples of positive weight; raises ValueError if there are none."""
-        has_weight = self.sample_weight > 0
+        """Return the samples of positive weight; raises ValueError if there are none.
+
+        A weight that is lost by rounding beside the largest one counts as zero.
+        """
+        largest = self.sample_weight.max(initial=0)
+        has_weight = self.sample_weight > np.finfo(np.float64).eps * largest
         if has_weight.all():
             return self
         if not has_weight.any():
@@ -263,12 +267,14 @@ def weigh_classes(class_weight, samples):
 
 def check_class_weight(class_weight, samples):
     """Raise ValueError unless it is a dict, or for multilabel targets a list of one per label."""
-    if isinstance(class_weight, dict) == samples.multilabel:
+    parts = class_weight if samples.multilabel else [class_weight]
+    if isinstance(class_weight, dict) == samples.multilabel or not all(
+        isinstance(part, dict) for part in parts
+    ):
         raise ValueError(
             f"class_weight={class_weight!r} does not fit the targets: it has to be 'balanced', a "
             "dict of class to weight, or for multilabel targets a list of dicts, one per label."
         )
-    parts = class_weight if samples.multilabel else [class_weight]
     if samples.multilabel and len(parts) != len(samples.classes):
         raise ValueError(
             f"class_weight has {len(parts)} elements, but y has {len(samples.classes)} labels."

@@ -68,7 +68,7 @@ class TrainingData:
                 squares[first:last][filled] = np.add.reduceat(values * values, starts)
         total = weight.sum()
         mean_square = float((weight * squares).sum()) / total
-        if mean_square == 0:
+        if not squares.any():
             return Geometry(squares, 1.0, 0.0, 1.0, 1.0)
         nonzeros_per_row = float((weight * np.diff(X.indptr)).sum()) / total
         if self.full_columns is not None:
