@@ -24,20 +24,26 @@ from . import _validation as validation
 from ._compression import measure_change, prune, round_values
 from ._csr import with_values
 from ._engines import get_engine
+from ._fit_options import resolve_options
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._model import SparseExpertModel
 from ._persistence import CHECKED_KEY, pack_state, packed_bytes, unpack_state
-from ._predictor import Predictor, densify_two_experts, sigmoid, softmax
+from ._predictor import (
+    Predictor,
+    densify_two_experts,
+    measure_accuracy,
+    sigmoid,
+    softmax,
+)
 from ._training.columns import Columns
 from ._training.data import (
-    DENSE_SHARE,
     SMALL_SAMPLE,
     Exposure,
     build_training_data,
     share_experts,
 )
 from ._training.penalty import ALPHAS
-from ._training.problem import SCHEDULES, FitOptions, Monitor
+from ._training.problem import Monitor
 from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
 from ._training.scores import ScoreScaling, default_scaling
 
@@ -365,12 +371,20 @@ class SparseExpertClassifier(
             elif self.early_stopping and samples.X.shape[0] > SMALL_SAMPLE:
                 samples, held_out = samples.split(self.validation_fraction, random_state)
             data, known = self._start_training(samples, further=further)
-            options = self._fit_options(data, samples, further=further)
+            options = resolve_options(self, data, samples, further=further)
             engine = get_engine(self.engine, self.device)
             describe = partial(self._describe, samples=samples, options=options)
             monitor = Monitor(
                 partial(task.begin_step, describe=describe),
-                None if held_out is None else self._scorer(held_out, engine),
+                None
+                if held_out is None
+                else partial(
+                    measure_accuracy,
+                    held_out=held_out,
+                    top_k=self.top_k,
+                    engine=engine,
+                    n_threads=options.n_threads,
+                ),
                 partial(self._report, options.max_iter) if self.verbose else None,
             )
             recipes = (DENSE, DENSE_FURTHER) if options.dense else (TEXT, FURTHER)
@@ -434,7 +448,7 @@ class SparseExpertClassifier(
                     "loss_curve": tuple(self.loss_curve_),
                     "expert_load": self.expert_load_,
                 }
-            options = self._fit_options(data, samples, further=not first_call, in_stream=True)
+            options = resolve_options(self, data, samples, further=not first_call, in_stream=True)
             engine = get_engine(self.engine, self.device)
             random_state = check_random_state(self.random_state)
             recipe = DENSE_FURTHER if options.dense else STREAM
@@ -753,60 +767,11 @@ class SparseExpertClassifier(
                 f"{validation.shorten(samples.classes)}."
             )
 
-    def _fit_options(self, data, samples, *, further, in_stream=False):
-        """Resolve the parameters against the data."""
-        n, (n_classes, n_experts) = data.X.shape[0], data.class_experts.shape
-        is_small = n <= SMALL_SAMPLE and not in_stream
-        dense = data.X.nnz > DENSE_SHARE * n * data.X.shape[1]
-        if further or in_stream:  # a model is trained further as it was trained before
-            dense = further and hasattr(self, "_columns")
-        elif samples.multilabel or is_small or n_experts < n_classes:
-            dense = False
-        epochs, automatic = SCHEDULES[dense]
-        automatic = n if is_small and not dense else min(automatic, n)
-        epochs = epochs if self.max_iter == "auto" else int(self.max_iter)
-        batch_size = automatic if self.batch_size == "auto" else min(int(self.batch_size), n)
-        return FitOptions(
-            n_experts=None if self.n_experts == "auto" else int(self.n_experts),
-            top_k=int(self.top_k),
-            largest_top_k=max(int(self.top_k), self.top_k_ if further else 0),
-            weight_density=None if self.weight_density == "auto" else self.weight_density,
-            alpha=None if self.alpha == "auto" else self.alpha,
-            max_iter=1 if in_stream else epochs,
-            may_stop=self.early_stopping or self.max_iter != "auto",
-            batch_size=batch_size,
-            learning_rate=self.learning_rate_init,
-            tol=self.tol,
-            n_iter_no_change=self.n_iter_no_change,
-            early_stopping=self.early_stopping,
-            n_threads=effective_n_jobs(self.n_jobs),
-            multilabel=samples.multilabel,
-            full_batch=batch_size == n and not in_stream,
-            in_stream=in_stream,
-            dense=dense,
-            # In another fit, an expert without weights could not be trained.
-            keeps_unused_experts=in_stream or self.warm_start,
-        )
-
     def _earlier_exposure(self):
         """Return what a stream has learnt from; of a model from `fit` only the total is known."""
         if hasattr(self, "_exposure"):
             return Exposure(*self._exposure)
         return Exposure(np.zeros(self.n_features_in_), np.zeros(self.n_experts_), self.t_)
-
-    def _scorer(self, held_out, engine):
-        """Return a function that measures the accuracy of a model on the held-out samples."""
-        X, n_threads = held_out.X, effective_n_jobs(self.n_jobs)
-
-        def score(model):
-            predictor = Predictor(model, engine, n_threads)
-            top_k = min(self.top_k, len(model.router_intercept))
-            if held_out.multilabel:
-                predicted = predictor.logits(X, top_k) > 0
-                return float((predicted == held_out.labels.toarray()).all(axis=1).mean())
-            return float((predictor.best_class(X, top_k) == held_out.labels.indices).mean())
-
-        return score
 
     def _report(self, max_iter, epoch, loss, score):
         result = "" if score is None else f", validation score {score:.4f}"

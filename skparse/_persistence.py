@@ -64,12 +64,16 @@ def check_state(state):
     n_features, n_classes = state["n_features_in_"], len(state["classes_"])
     model.check(n_features, n_classes)
     n_experts = len(model.router_intercept)
+    top_k = state["top_k_"]
     is_right = {
         "n_experts_": state["n_experts_"] == n_experts,
-        "top_k_": isinstance(state["top_k_"], int) and state["top_k_"] >= 1,
-        "expert_load_": np.shape(state["expert_load_"]) == (n_experts,),
-        "_score_scaling": _are_finite(state["_score_scaling"], 6),
+        "top_k_": isinstance(top_k, int) and top_k >= 1,
     }
+    # Estimators that callbacks get have what predictions need, not more.
+    if "expert_load_" in state:
+        is_right["expert_load_"] = np.shape(state["expert_load_"]) == (n_experts,)
+    if "_score_scaling" in state:
+        is_right["_score_scaling"] = _are_finite(state["_score_scaling"], 6)
     if "_exposure" in state:
         of_features, of_experts, total = state["_exposure"]
         is_right["_exposure"] = (

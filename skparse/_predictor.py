@@ -107,6 +107,16 @@ class Predictor(NamedTuple):
             return threads.map(function, firsts, lasts)
 
 
+def measure_accuracy(model, held_out, top_k, engine, n_threads):
+    """Measure the accuracy on held-out samples, of which all labels have to be right."""
+    predictor = Predictor(model, engine, n_threads)
+    top_k = min(top_k, len(model.router_intercept))
+    if held_out.multilabel:
+        predicted = predictor.logits(held_out.X, top_k) > 0
+        return float((predicted == held_out.labels.toarray()).all(axis=1).mean())
+    return float((predictor.best_class(held_out.X, top_k) == held_out.labels.indices).mean())
+
+
 def densify_two_experts(X, model):
     """Connect every feature to both of two experts, if X is large enough to pay for it.
 

@@ -29,13 +29,14 @@ class FoldResult(NamedTuple):
 
     scores: np.ndarray  # (n_levels,)
     hits: np.ndarray | None  # (n_held_out, n_levels), which samples are right; accuracy only
+    log_losses: np.ndarray | None  # (n_held_out, n_levels); without a scorer only
     fit_time: float
     score_times: np.ndarray  # (n_levels,)
     n_bytes: int  # of the model
     n_held_out: int
 
 
-def run_fold(estimator, data, fold, levels, scorer, task, label=""):
+def run_fold(estimator, data, fold, levels, scorer, by_log_loss, task, label=""):
     """Fit on one part of the samples and score every level on the held-out part.
 
     Parameters
@@ -46,6 +47,8 @@ def run_fold(estimator, data, fold, levels, scorer, task, label=""):
     fold : tuple (train, test) of ndarrays of int
     levels : ndarray of int
     scorer : callable, or None for the accuracy
+    by_log_loss : bool
+        Whether to measure the log-loss as well.
     task : `skparse._fit_task.FitTask`, the task of this fold
     label : str
         Start of the line to print; empty to print nothing.
@@ -62,14 +65,31 @@ def run_fold(estimator, data, fold, levels, scorer, task, label=""):
     task.fit(estimator, X_train, data.y[train], params=fit_params, **weight)
     fit_time = perf_counter() - start
     score_params = select_params(data.X, data.score_params, test)
-    scores, hits, times = score_levels(
-        estimator, X_test, data.y[test], levels, scorer, score_params
-    )
+    y_test = data.y[test].toarray() if sparse.issparse(data.y) else data.y[test]
+    if scorer is None or isinstance(scorer, _BaseScorer):
+        X_test, scored = transform_for_last_step(estimator, X_test), find_last_step(estimator)[0]
+    else:
+        scored = estimator
+    scores, hits, times = score_levels(scored, X_test, y_test, levels, scorer, score_params)
+    log_losses = measure_log_losses(scored, X_test, y_test, levels) if by_log_loss else None
     if label:
         best = int(np.argmax(scores))
         print(f"{label}: fit {fit_time:.2f} s, best top_k={levels[best]}, {scores[best]:.4f}")
     n_bytes = find_last_step(estimator)[0].model_size().n_bytes
-    return FoldResult(scores, hits, fit_time, times, n_bytes, len(test))
+    return FoldResult(scores, hits, log_losses, fit_time, times, n_bytes, len(test))
+
+
+def measure_log_losses(classifier, X, y, levels):
+    """Log-loss of every sample, of all its labels, at every level: (n_samples, n_levels)."""
+    path = classifier.predict_proba_path(X, levels)
+    path = np.maximum(path, np.finfo(path.dtype).tiny).astype(np.float64)
+    if y.ndim == 2:
+        return -np.log(np.where(y > 0, path, 1 - path)).sum(axis=2).T
+    known = np.isin(y, classifier.classes_)
+    codes = np.searchsorted(classifier.classes_, np.where(known, y, classifier.classes_[0]))
+    own = path[:, np.arange(len(y)), codes]
+    # A class that no training sample of the fold has is equally unlikely at every level.
+    return np.where(known, -np.log(own), 0.0).T
 
 
 def select_params(X, params, rows):
@@ -86,7 +106,7 @@ def score_levels(estimator, X, y, levels, scorer, params):
     """Score a fitted estimator at every level.
 
     The accuracy and the scorers of scikit-learn only need predictions. They get the classifier
-    and the transformed samples, so the transformers run once. Any other callable may use the
+    and the transformed samples, so the transformers have run once. Any other callable may use the
     whole pipeline or the original samples. It gets both, and the transformers run each time that
     it predicts.
 
@@ -98,9 +118,7 @@ def score_levels(estimator, X, y, levels, scorer, params):
         Seconds that each level took.
     """
     classifier, _ = find_last_step(estimator)
-    y = y.toarray() if sparse.issparse(y) else y
     if scorer is None or isinstance(scorer, _BaseScorer):
-        estimator, X = classifier, transform_for_last_step(estimator, X)
         # The first call loads code, and checks what scipy then stores as flags of X. No level is
         # charged for this time.
         _ = classifier.predict(X) if scorer is None else scorer(classifier, X, y, **params)
@@ -138,21 +156,27 @@ def check_score(score, scorer):
     return float(score)
 
 
-def pool_hits(folds, results, sample_weight):
-    """Compute the share of the folds in which each held-out sample is right at each level.
+def pool_samples(folds, values, sample_weight):
+    """Average what was measured of each held-out sample over the folds that hold it out.
 
     A sample that several folds hold out is one observation.
 
+    Parameters
+    ----------
+    folds : list of (train, test)
+    values : list of ndarray (n_held_out, n_levels), one per fold
+    sample_weight : ndarray (n_samples,) or None
+
     Returns
     -------
-    hits : ndarray (n_observations, n_levels)
+    means : ndarray (n_observations, n_levels)
     weights : ndarray (n_observations,) or None
     """
     samples, places = np.unique(np.concatenate([test for _, test in folds]), return_inverse=True)
-    hits = np.zeros((len(samples), results[0].hits.shape[1]))
-    np.add.at(hits, places, np.concatenate([result.hits for result in results]))
+    sums = np.zeros((len(samples), values[0].shape[1]))
+    np.add.at(sums, places, np.concatenate(values))
     weights = None if sample_weight is None else sample_weight[samples]
-    return hits / np.bincount(places)[:, None], weights
+    return sums / np.bincount(places)[:, None], weights
 
 
 def compare_levels(scores, best, weights=None):
@@ -182,13 +206,22 @@ def compare_levels(scores, best, weights=None):
     return loss, np.sqrt(variance / (total - 1 if total > 1 else 1))
 
 
-def choose_level(loss, standard_error, best, selection):
+def choose_level(loss, standard_error, best, selection, log_losses=None, weights=None):
     """Choose a level; returns its index among the levels in ascending order.
 
     "best" is the best one. "one_standard_error" is the smallest one whose loss against the best
-    one is at most one standard error.
+    one is at most one standard error. With ``log_losses`` (n_observations, n_levels), its
+    log-loss too has to be at most one standard error above the least one of these levels.
     """
-    return int(best) if selection == "best" else int(np.argmax(loss <= standard_error))
+    if selection == "best":
+        return int(best)
+    is_good = loss <= standard_error
+    if log_losses is not None:
+        means = np.average(log_losses, axis=0, weights=weights)
+        least = int(np.argmin(np.where(is_good, means, np.inf)))
+        more, error = compare_levels(-log_losses, least, weights)
+        is_good &= more <= error
+    return int(np.argmax(is_good))
 
 
 def tabulate(levels, results, name):

@@ -38,7 +38,7 @@ from ._top_k_choice import (
     SearchData,
     choose_level,
     compare_levels,
-    pool_hits,
+    pool_samples,
     run_fold,
     tabulate,
 )
@@ -94,7 +94,8 @@ class TopKSearchCV(
 
     scoring : str, callable or None, default=None
         A scorer as in :class:`~sklearn.model_selection.GridSearchCV`. ``None`` is the accuracy
-        (for multilabel targets, of the whole set of labels). A callable that is not a scorer
+        (for multilabel targets, of the whole set of labels), and the log-loss takes part in
+        the choice of the level; "accuracy" is the accuracy alone. A callable that is not a scorer
         of scikit-learn gets the whole pipeline and the original samples, so the transformers
         run again for each level.
 
@@ -102,7 +103,10 @@ class TopKSearchCV(
         "one_standard_error" takes the smallest level whose mean loss against the best level is
         at most one standard error of that loss. The loss is paired: for the accuracy it is the
         difference on each held-out sample, for any other scorer the difference on each fold.
-        "best" takes the level of the best mean score.
+        With ``scoring=None`` the log-loss, too, has to be at most one standard error above the
+        least one of these levels: probabilities of K = 1 have one value per expert only.
+        Levels above the number of experts are equal. "best" takes the level of the best mean
+        score.
 
     refit : bool, default=True
         Whether to fit a clone to all samples after the choice. Without it the search cannot
@@ -530,7 +534,7 @@ class TopKSearchCV(
             # A clone copies a RandomState: every fold starts from the same one.
             delayed(run_fold)(
                 clone(estimator).set_params(**one_thread), data, fold, levels, scorer,
-                task.subtask("fold", place=i - 1),
+                self.scoring is None, task.subtask("fold", place=i - 1),
                 f"Fold {i}/{len(folds)}" if self.verbose else "",
             )
             for i, fold in enumerate(folds, start=1)
@@ -548,12 +552,18 @@ class TopKSearchCV(
     def _choose(self, levels, folds, results, sample_weight, name):
         scores = np.array([result.scores for result in results])
         means = scores.mean(axis=0)
+        log_losses = weight = None
         if results[0].hits is None:
             loss, standard_error = compare_levels(scores, means.argmax())
         else:
-            hits, weight = pool_hits(folds, results, sample_weight)
+            hits, weight = pool_samples(folds, [fold.hits for fold in results], sample_weight)
             loss, standard_error = compare_levels(hits, means.argmax(), weight)
-        self.best_index_ = choose_level(loss, standard_error, means.argmax(), self.selection)
+        if results[0].log_losses is not None:
+            of_folds = [fold.log_losses for fold in results]
+            log_losses, _ = pool_samples(folds, of_folds, sample_weight)
+        self.best_index_ = choose_level(
+            loss, standard_error, means.argmax(), self.selection, log_losses, weight
+        )
         self.top_ks_, self.scores_, self.n_splits_ = levels, scores, len(results)
         self.top_k_ = int(levels[self.best_index_])
         self.best_params_ = {name: self.top_k_}

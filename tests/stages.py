@@ -8,6 +8,7 @@ from scipy import sparse
 from skparse import SparseExpertClassifier
 from skparse import _validation as validation
 from skparse._engines import get_engine
+from skparse._fit_options import resolve_options
 from skparse._threads import open_threads
 from skparse._training.problem import Draft, Monitor, Problem
 from skparse._training.recipes import train
@@ -24,7 +25,7 @@ def prepare(X, y, sample_weight=None, *, engine=None, n_threads=1, monitor=None,
     model = SparseExpertClassifier(**{"random_state": 0, **parameters})
     samples = validation.check_samples(model, sparse.csr_array(X), y, sample_weight, reset=True)
     data, known = model._start_training(samples, further=False)
-    options = model._fit_options(data, samples, further=False)
+    options = resolve_options(model, data, samples, further=False)
     engine = get_engine(model.engine, model.device) if engine is None else engine
     threads = _OPEN_THREADS.enter_context(open_threads(n_threads))
     random_state = np.random.RandomState(model.random_state)

@@ -173,7 +173,7 @@ def test_the_model_at_the_end_of_an_epoch_is_that_of_a_shorter_fit(documents):
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_callback_can_end_the_training(documents, n):
     X, y = documents
-    model = SparseExpertClassifier(random_state=0).set_callbacks(Stopping(n)).fit(X, y)
+    model = SparseExpertClassifier(max_iter=4, random_state=0).set_callbacks(Stopping(n)).fit(X, y)
     assert model.n_iter_ == len(model.loss_curve_) == n
     assert_same_model(model, SparseExpertClassifier(max_iter=n, random_state=0).fit(X, y))
 

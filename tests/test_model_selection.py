@@ -258,9 +258,29 @@ def test_the_smallest_level_within_one_standard_error_is_chosen(loss, selection,
     assert choose_level(np.array(loss), standard_error, 2, selection) == expected
 
 
+def test_without_a_scorer_the_log_loss_takes_part_in_the_choice(documents):
+    X, y = documents
+    by_both, by_accuracy = build().fit(X, y), build(scoring="accuracy").fit(X, y)
+    assert_array_equal(by_both.scores_, by_accuracy.scores_)
+    losses = np.empty((len(y), len(TOP_KS)))
+    for train, test in StratifiedKFold(3).split(X, y):
+        model = SparseExpertClassifier(12, top_k=8, random_state=0).fit(X[train], y[train])
+        for j, k in enumerate(TOP_KS):
+            found = model.set_params(top_k=k).predict_proba(X[test])
+            losses[test, j] = -np.log(found[np.arange(len(test)), y[test]])
+    accurate = (
+        by_both.cv_results_["mean_paired_loss"] <= (by_both.cv_results_["std_error_paired_loss"])
+    )
+    least = np.flatnonzero(accurate)[losses.mean(axis=0)[accurate].argmin()]
+    differences = losses - losses[:, [least]]
+    error = differences.std(axis=0, ddof=1) / np.sqrt(len(y))
+    good = accurate & (differences.mean(axis=0) <= error)
+    assert by_both.best_index_ == np.argmax(good) > by_accuracy.best_index_
+
+
 def test_the_accuracy_is_compared_sample_by_sample(documents):
     X, y = documents
-    search = build().fit(X, y)
+    search = build(scoring="accuracy").fit(X, y)
     hits = np.empty((len(y), len(TOP_KS)))
     for train, test in StratifiedKFold(3).split(X, y):
         model = SparseExpertClassifier(12, top_k=8, random_state=0).fit(X[train], y[train])

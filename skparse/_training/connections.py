@@ -38,7 +38,8 @@ def connect(problem, draft):
     epsilon = data.sample_weight.dtype.type(CONNECTION_EPSILON)
     weight = np.where(held_out, epsilon, data.sample_weight)
     mass = expert_mass(data.X, weight, data.sample_experts)
-    relevance = measure_relevance(mass, data.exposure, data.full_columns)
+    power = RELEVANCE_POWER if draft.relevance_power is None else draft.relevance_power
+    relevance = measure_relevance(mass, data.exposure, data.full_columns, power)
     full = data.full_columns
     if full is not None:
         relevance[full] = scale_full_columns(data, full, relevance[full])
@@ -55,11 +56,11 @@ def connect(problem, draft):
         mass = drop_features(mass, data.class_experts, problem.random_state)
     mass = with_smallest_index_dtype(mass)
     margins = with_values(mass, log_odds(mass, data.X, weight, data.geometry))
-    strength = PRIOR_STRENGTH
+    strength = PRIOR_STRENGTH if draft.prior_strength is None else draft.prior_strength
     if held_out.any():
         strength = choose_prior_strength(margins, data, held_out)
     margins.data *= margins.dtype.type(strength)
-    return replace(draft, data=data, margins=margins)
+    return replace(draft, data=data, margins=margins, prior_strength=strength)
 
 
 def grow_connections(problem, draft):
@@ -188,7 +189,7 @@ def drop_features(mass, class_experts, random_state):
     return sparse.csr_array(entries, shape=mass.shape)
 
 
-def measure_relevance(mass, exposure, full_columns=None):
+def measure_relevance(mass, exposure, full_columns=None, power=RELEVANCE_POWER):
     """Measure how much information each feature has about the experts of a sample, (n_features,).
 
     The divergence of the experts of the samples with the feature from those of all samples, in
@@ -216,4 +217,4 @@ def measure_relevance(mass, exposure, full_columns=None):
     terms = with_values(mass, expected * ratio * np.log(ratio)).sum(axis=1)
     unseen = np.maximum(1 - with_values(mass, expected).sum(axis=1), 0)
     divergence = np.maximum(terms + unseen * left * np.log(left), 0)
-    return (divergence / entropy + RELEVANCE_FLOOR) ** RELEVANCE_POWER
+    return (divergence / entropy + RELEVANCE_FLOOR) ** power

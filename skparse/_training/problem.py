@@ -14,6 +14,7 @@ from .columns import Columns
 from .data import Exposure, TrainingData
 from .dense_run import DenseExperts
 from .linear_run import LinearRun
+from .mixture import Mixture
 from .scores import ScoreScaling
 
 # Epochs and batch size of "auto": of sparse X and, with True, of dense X.
@@ -32,6 +33,7 @@ class FitOptions:
     weight_density: float | None  # None for "auto"
     alpha: float | None  # None for "auto"
     max_iter: int
+    automatic_epochs: bool  # max_iter is "auto"
     may_stop: bool  # before max_iter, by the training loss
     batch_size: int
     learning_rate: float
@@ -85,6 +87,9 @@ class Draft:
     margins: sparse.csr_array | None = None  # (n_features, n_experts), start of the linear epochs
     orders: tuple = ()  # two lists: orders of the linear epochs without and with held-out samples
     run: LinearRun | None = None  # the linear epochs so far
+    mixture: Mixture | None = None  # of penalties, if the fit is cross-fitted
+    prior_strength: float | None = None  # factor on the naive-Bayes log-odds
+    relevance_power: float | None = None  # of the features; None for the default
     low_rank: LowRankTerm | Callable | None = None  # callable while it may still be in training
     new_features: np.ndarray | None = None  # (n_features,) of bool, without an earlier connection
     columns: Columns | None = None  # of a dense X

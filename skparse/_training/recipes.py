@@ -3,6 +3,7 @@
 A stage takes a `Problem`, which does not change, and a `Draft`, and returns a new draft.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from .._threads import open_threads
 from .completion import complete_model
 from .connections import connect, grow_connections, limit_density
+from .cross_fit import complete_mixture, cross_fit, is_for_mixing, is_mixed, mix_linear
 from .dense import (
     begin_dense,
     choose_candidate,
@@ -36,23 +38,44 @@ class Recipe(NamedTuple):
     train: tuple  # of stages: each epoch is a step
 
 
+class Branch(NamedTuple):
+    """A stage that runs one of two tuples of stages."""
+
+    condition: Callable  # of problem and draft
+    if_true: tuple
+    if_false: tuple
+
+    def __call__(self, problem, draft):
+        """Run the stages; returns the draft."""
+        for stage in self.if_true if self.condition(problem, draft) else self.if_false:
+            draft = stage(problem, draft)
+        return draft
+
+
 # A new model. The linear epochs run twice: without the held-out samples, and with all.
+_PREPARE = bound_scales, choose_experts
+_CHOOSE_BY_HELD_OUT = (
+    hold_out,
+    connect,
+    start_linear,
+    start_low_rank,
+    choose_penalty,
+    run_linear,
+    add_low_rank,
+    calibrate,
+    run_linear,
+)
+HELD_OUT = Recipe(
+    start=(*_PREPARE, *_CHOOSE_BY_HELD_OUT, limit_density), train=(train_nested, measure_load)
+)
+# The same; but of few classes, a mixture of linear margins is better.
 TEXT = Recipe(
     start=(
-        hold_out,
-        bound_scales,
-        choose_experts,
-        connect,
-        start_linear,
-        start_low_rank,
-        choose_penalty,
-        run_linear,
-        add_low_rank,
-        calibrate,
-        run_linear,
+        *_PREPARE,
+        Branch(is_for_mixing, (cross_fit, mix_linear), _CHOOSE_BY_HELD_OUT),
         limit_density,
     ),
-    train=(train_nested, measure_load),
+    train=(Branch(is_mixed, (complete_mixture,), (train_nested,)), measure_load),
 )
 # More epochs on a fitted model, for `warm_start`. Pruning comes last, so that new connections
 # have been trained before their influence is compared.
@@ -102,7 +125,8 @@ def train(recipe, data, options, engine, random_state, monitor=None, **known):
         If X or the weights are so large that a parameter of the model is not finite.
     """
     monitor = Monitor() if monitor is None else monitor
-    with open_threads(options.n_threads) as threads:
+    # What overflows is found at the end.
+    with open_threads(options.n_threads) as threads, np.errstate(over="ignore", invalid="ignore"):
         problem = Problem(data, options, engine, threads, random_state, monitor)
         draft = Draft(data=data, **known)
         end_step = monitor.begin_step("start")
@@ -111,9 +135,24 @@ def train(recipe, data, options, engine, random_state, monitor=None, **known):
         end_step(lambda: complete_model(problem, draft, draft.model))
         for stage in recipe.train:
             draft = stage(problem, draft)
-    if not all(np.isfinite(array).all() for array in draft.model.values()):
+        check_range(data.X, draft.model)
+    return draft
+
+
+def check_range(X, model):
+    """Raise ValueError if a weight of the model, or its product with an entry of X, overflows."""
+    is_finite = all(np.isfinite(array).all() for array in model.values())
+    largest = np.finfo(X.dtype).max / (4 * X.shape[1])
+    if is_finite and model.router.nnz and X.nnz:
+        weights = np.abs(model.router.data)
+        if float(np.abs(X.data).max()) * float(weights.max()) > largest:
+            of_features = np.zeros(X.shape[1])
+            features = np.repeat(np.arange(X.shape[1]), np.diff(model.router.indptr))
+            np.maximum.at(of_features, features, weights)
+            is_finite = (of_features[X.indices] * np.abs(X.data) <= largest).all()
+    if not is_finite:
         raise ValueError(
             "X or sample_weight holds values too large or too small to train on: a weight of the "
-            f"model is not finite in {data.X.dtype}. Scale X, for example with MaxAbsScaler."
+            f"model, or a score, is not finite in {X.dtype}. Scale X, for example with "
+            "MaxAbsScaler."
         )
-    return draft

@@ -19,6 +19,7 @@ MAX_COLUMN_SIZE = 4.0
 MAX_ROW_SQUARE = 4.0
 # Values of X outside 2 ** -MAX_EXPONENT and 2 ** MAX_EXPONENT are trained in another unit.
 MAX_EXPONENT = 16
+LARGEST_EXPONENT = 100  # of that unit; beyond it, float32 has few digits or none
 
 
 def bound_scales(problem, draft):
@@ -58,18 +59,23 @@ def column_factors(data):
 
     The size of a column is the mean of the logarithms of its entries, each relative to the mean
     of its row. So neither a large row nor a large column changes the sizes of the others much.
+    Columns that most rows store do not count, and keep their size: they get factors of their own.
     """
     X, weight = data.X, data.sample_weight.astype(np.float64)
     mass, sizes = np.zeros((2, X.shape[1]))
-    levels = np.zeros(X.shape[0])
+    levels, counted = np.zeros(X.shape[0]), np.ones(X.shape[1])
+    if data.full_columns is not None:
+        counted[data.full_columns] = 0
     for first, last in row_blocks(X.indptr, max(2**20, X.shape[1])):
         part = slice(X.indptr[first], X.indptr[last])
-        per_row = np.diff(X.indptr[first : last + 1])
         logarithms = np.log2(np.abs(X.data[part])).astype(np.float64)
-        rows = np.repeat(np.arange(last - first), per_row)
-        level = np.bincount(rows, logarithms, minlength=last - first) / np.maximum(per_row, 1)
+        rows = np.repeat(np.arange(last - first), np.diff(X.indptr[first : last + 1]))
+        counts = counted[X.indices[part]]
+        per_row = np.bincount(rows, counts, minlength=last - first)
+        level = np.bincount(rows, counts * logarithms, minlength=last - first)
+        level = level / np.maximum(per_row, 1)
         levels[first:last] = level
-        weights = weight[first:last][rows]
+        weights = counts * weight[first:last][rows]
         logarithms -= level[rows]
         mass += np.bincount(X.indices[part], weights, minlength=X.shape[1])
         sizes += np.bincount(X.indices[part], weights * logarithms, minlength=X.shape[1])
@@ -79,7 +85,7 @@ def column_factors(data):
     if filled.any():
         typical = weighted_quantile(levels[filled], weight[filled], 0.5)
         if abs(typical) > MAX_EXPONENT:
-            factors *= np.exp2(-np.round(typical))
+            factors *= np.exp2(-np.clip(np.round(typical), -LARGEST_EXPONENT, LARGEST_EXPONENT))
     return factors
 
 

@@ -18,7 +18,7 @@ from skparse._training.completion import complete_model
 from skparse._training.connections import connect
 from skparse._training.held_out import INTERCEPT_PENALTY, calibrate_intercept, hold_out
 from skparse._training.linear import run_linear, start_linear
-from skparse._training.recipes import TEXT
+from skparse._training.recipes import HELD_OUT
 from skparse._training.scores import multiply_scores
 
 
@@ -147,7 +147,7 @@ def test_a_model_is_completed_with_a_calibrated_b2_if_samples_are_held_out(train
 @pytest.mark.parametrize("parameters", [{}, {"top_k": 1}, {"n_experts": 15}], ids=str)
 def test_after_a_fit_no_shift_of_one_class_lowers_the_held_out_loss_much(parameters):
     problem, draft = prepare(*draw_unequal(8000), **parameters)
-    draft = run_recipe(TEXT, problem, draft)
+    draft = run_recipe(HELD_OUT, problem, draft)
     model, n_rows = draft.model, draft.held_out.sum()
     # The penalty keeps b2 near what was trained, so a little of the loss may be left.
     loss = loss_of_shift(problem, draft, model, np.zeros(5), strength=0.0)[0]

@@ -22,7 +22,7 @@ from skparse._training.data import build_training_data
 from skparse._training.held_out import calibrate, hold_out
 from skparse._training.linear import run_linear, start_linear
 from skparse._training.low_rank import add_low_rank, add_products, start_low_rank
-from skparse._training.recipes import FURTHER, STREAM, TEXT
+from skparse._training.recipes import FURTHER, HELD_OUT, STREAM
 from skparse._training.scores import multiply_scores
 from skparse._training.text_clusters import choose_experts
 
@@ -215,7 +215,7 @@ def test_a_fit_trains_at_most_one_term(n_experts, n_epochs):
     problem, draft = prepare(
         *draw_short_documents(), engine=RecordingEngine(), n_experts=n_experts, max_iter=1
     )
-    run_recipe(TEXT, problem, draft)
+    run_recipe(HELD_OUT, problem, draft)
     assert len(problem.engine.calls["embedding_epoch"]) == n_epochs
 
 
@@ -625,7 +625,7 @@ def test_a_stream_continues_a_model_with_a_term(fitted, trained_rows):
 @pytest.mark.parametrize("recipe", [FURTHER, STREAM])
 def test_only_new_models_have_the_stages_of_a_term(recipe):
     for stage in (start_low_rank, add_low_rank):
-        assert stage in TEXT.start
+        assert stage in HELD_OUT.start
         assert stage not in recipe.start + recipe.train
 
 

@@ -1,4 +1,7 @@
-"""Recipes as wholes: the order of stages and of steps, and what training leaves as it was."""
+"""Recipes as wholes: the order of stages and of steps, and what training leaves as it was.
+
+A given number of epochs asks for the recipe with held-out samples, for any number of classes.
+"""
 
 from dataclasses import replace
 
@@ -24,7 +27,7 @@ from skparse._training.linear import (
     start_linear,
 )
 from skparse._training.problem import Monitor
-from skparse._training.recipes import FURTHER, STREAM, TEXT, Recipe
+from skparse._training.recipes import FURTHER, HELD_OUT, STREAM, Recipe
 from skparse._training.text_clusters import TRIAL_EPOCHS
 from skparse.datasets import make_topic_documents
 
@@ -71,7 +74,7 @@ def test_stages_run_in_their_order_and_each_gets_the_draft_of_the_last():
     problem, draft = prepare(*draw_documents())
     steps = []
     problem = replace(problem, monitor=record_steps(steps))
-    model = run_recipe(TEXT, problem, draft).model
+    model = run_recipe(HELD_OUT, problem, draft).model
     steps.clear()
 
     def build_stage(name):
@@ -89,11 +92,11 @@ def test_stages_run_in_their_order_and_each_gets_the_draft_of_the_last():
     assert draft.loss_curve == ("a", "b", "c", "d")
 
 
-@pytest.mark.parametrize("recipe", [TEXT, FURTHER])
+@pytest.mark.parametrize("recipe", [HELD_OUT, FURTHER])
 def test_the_steps_are_one_start_and_every_epoch(recipe):
     X, y = draw_documents()
     problem, draft = prepare(X, y, max_iter=3, tol=0.0)
-    model = run_recipe(TEXT, problem, draft).model
+    model = run_recipe(HELD_OUT, problem, draft).model
     steps = []
     problem = replace(problem, monitor=record_steps(steps))
     if recipe is FURTHER:
@@ -107,7 +110,7 @@ def test_the_model_of_every_step_is_complete():
     problem, draft = prepare(
         *draw_documents(1100), engine=IdleEngine(), max_iter=2, monitor=record_steps([], models)
     )
-    draft = run_recipe(TEXT, problem, draft)
+    draft = run_recipe(HELD_OUT, problem, draft)
     # The engine has taken no step, so all models are the last one.
     assert len(models) == 3
     for model in models:
@@ -117,9 +120,9 @@ def test_the_model_of_every_step_is_complete():
 
 def test_following_the_steps_does_not_change_the_model():
     problem, draft = prepare(*draw_documents())
-    model = run_recipe(TEXT, problem, draft).model
+    model = run_recipe(HELD_OUT, problem, draft).model
     problem, draft = prepare(*draw_documents(), monitor=record_steps([], []))
-    assert_same_values(run_recipe(TEXT, problem, draft).model, model)
+    assert_same_values(run_recipe(HELD_OUT, problem, draft).model, model)
 
 
 # What training leaves as it was
@@ -129,7 +132,7 @@ def test_training_leaves_the_data_it_was_given():
     problem, draft = prepare(*draw_documents(1100))
     data = problem.data
     before = data.X.copy(), data.sample_weight.copy(), data.labels.indices.copy(), data.geometry
-    trained = run_recipe(TEXT, problem, draft)
+    trained = run_recipe(HELD_OUT, problem, draft)
     assert_array_equal(data.X.toarray(), before[0].toarray())
     assert_array_equal(data.sample_weight, before[1])
     assert_array_equal(data.labels.indices, before[2])
@@ -141,7 +144,7 @@ def test_training_leaves_the_data_it_was_given():
 @pytest.mark.parametrize("in_stream", [False, True])
 def test_training_leaves_the_model_it_begins_with(in_stream):
     X, y = draw_documents()
-    model = run_recipe(TEXT, *prepare(X, y)).model
+    model = run_recipe(HELD_OUT, *prepare(X, y)).model
     before = model.copy()
     problem, draft = continue_training(X, y, model, in_stream=in_stream)
     trained = run_recipe(STREAM if in_stream else FURTHER, problem, draft).model
@@ -156,7 +159,7 @@ def test_training_leaves_the_model_it_begins_with(in_stream):
 @pytest.mark.parametrize("n_samples", [1024, 2000])
 def test_held_out_samples_join_the_last_linear_epochs(n_samples, n_classes):
     problem, draft = prepare(*draw_documents(n_samples, n_classes), engine=RecordingEngine())
-    held_out = run_recipe(TEXT, problem, draft).held_out
+    held_out = run_recipe(HELD_OUT, problem, draft).held_out
     assert held_out.any()
     orders = problem.engine.orders("linear_epoch")
     n_trial = 2 * TRIAL_EPOCHS if n_classes == 2 or n_samples == 2000 else 0
@@ -174,7 +177,7 @@ def test_held_out_samples_join_the_last_linear_epochs(n_samples, n_classes):
 def test_all_linear_epochs_visit_all_samples_of_small_data_or_multilabel_targets(multilabel):
     X, y = draw_documents(1100 if multilabel else 1023)
     problem, draft = prepare(X, targets_of(y, multilabel), engine=RecordingEngine())
-    run_recipe(TEXT, problem, draft)
+    run_recipe(HELD_OUT, problem, draft)
     orders = problem.engine.orders("linear_epoch")
     assert len(orders) == LINEAR_EPOCHS
     for order in orders:
@@ -187,7 +190,7 @@ def test_the_step_schedule_of_the_linear_epochs_counts_the_visited_weight(n_samp
     X, y = draw_documents(n_samples)
     weight = np.random.RandomState(1).uniform(0.5, 2, size=n_samples)
     problem, draft = prepare(X, y, weight, engine=RecordingEngine())
-    run_recipe(TEXT, problem, draft)
+    run_recipe(HELD_OUT, problem, draft)
     visited = [weight[order].sum() for order in problem.engine.orders("linear_epoch")]
     schedules = [schedule for *_, schedule, _ in problem.engine.calls["linear_epoch"]]
     expected = np.concatenate([[0], np.cumsum(visited)[:-1]])
@@ -223,7 +226,7 @@ def test_the_model_takes_features_in_the_units_of_the_user(n_classes, n_samples)
     # Training multiplies the features by their relevance; the model takes them as they are.
     X, y = draw_documents(n_samples, n_classes)
     problem, draft = prepare(X, y, max_iter=1, engine=IdleEngine())
-    trained = run_recipe(TEXT, problem, draft)
+    trained = run_recipe(HELD_OUT, problem, draft)
     indptr, indices, values = problem.engine.calls["nested_epoch"][0][0]
     rows = sparse.csr_array((values, indices, indptr), shape=X.shape)
     in_training = problem.engine.calls["nested_epoch"][0][2]
@@ -245,7 +248,7 @@ def test_the_model_takes_features_in_the_units_of_the_user(n_classes, n_samples)
 
 def test_further_training_has_epochs_of_the_own_loss_only_and_keeps_the_scaling():
     X, y = draw_documents(1100)
-    first = run_recipe(TEXT, *prepare(X, y))
+    first = run_recipe(HELD_OUT, *prepare(X, y))
     problem, draft = continue_training(X, y, first.model, max_iter=2, tol=0.0)
     draft = replace(draft, scaling=first.scaling, alpha=2.5)
     further = run_recipe(FURTHER, problem, draft)
@@ -261,7 +264,7 @@ def test_further_training_prunes_after_new_connections_have_been_trained():
     X = sparse.hstack([X, sparse.csr_array(5.0 * np.eye(4)[y])], format="csr")
     unseen = X.toarray()
     unseen[:, -4:] = 0
-    first = run_recipe(TEXT, *prepare(unseen, y, weight_density=0.3))
+    first = run_recipe(HELD_OUT, *prepare(unseen, y, weight_density=0.3))
     assert first.model.router[-4:].nnz == 0
     # Other labels than before, so that the epochs change the model much.
     problem, draft = continue_training(
@@ -275,7 +278,7 @@ def test_further_training_prunes_after_new_connections_have_been_trained():
 
 def test_a_stream_visits_its_samples_once_in_each_of_its_three_epochs():
     X, y = draw_documents(100)
-    first = run_recipe(TEXT, *prepare(X, y))
+    first = run_recipe(HELD_OUT, *prepare(X, y))
     problem, draft = continue_training(X, y, first.model, in_stream=True, batch_size=10)
     earlier = Exposure(np.zeros(X.shape[1]), np.zeros(4), 1000.0)
     streamed = run_recipe(STREAM, problem, replace(draft, earlier=earlier))
@@ -368,11 +371,12 @@ TWO_EXPERTS = [{}, {"top_k": 1}, {"class_weight": "balanced"}]
 @pytest.mark.parametrize("parameters", TWO_EXPERTS, ids=str)
 def test_with_held_out_samples_two_experts_have_the_same_output_and_b2_is_calibrated(parameters):
     X, y = draw_unequal_classes(1500)
-    model = SparseExpertClassifier(n_experts=2, random_state=0, **parameters).fit(X, y)
+    model = SparseExpertClassifier(n_experts=2, max_iter=4, random_state=0, **parameters)
+    model.fit(X, y)
     assert len(np.unique(model.expert_coef_.data)) == 1
     assert_array_equal(model.expert_coef_.indices, [0, 1])
     problem, draft = prepare(X, y, balanced_weight(model, y), n_experts=2, top_k=model.top_k)
-    draft = run_recipe(TEXT, problem, draft)
+    draft = run_recipe(HELD_OUT, problem, draft)
     assert_array_equal(draft.model.router.data, model.router_coef_.data)
     uncalibrated = draft.model._replace(intercept=np.zeros(2))
     shifted = calibrate_intercept(problem, draft, uncalibrated)
@@ -388,7 +392,7 @@ def balanced_weight(model, y):
 @pytest.mark.parametrize("parameters", TWO_EXPERTS, ids=str)
 def test_without_held_out_samples_two_experts_have_the_same_output_and_b2_is_zero(parameters):
     X, y = draw_unequal_classes(1000)
-    model = SparseExpertClassifier(random_state=0, **parameters).fit(X, y)
+    model = SparseExpertClassifier(max_iter=4, random_state=0, **parameters).fit(X, y)
     assert_array_equal(model.intercept_, 0)
     assert len(np.unique(model.expert_coef_.data)) == 1
     assert_array_equal(model.expert_coef_.indices, [0, 1])
