@@ -14,7 +14,7 @@ ROUTERS = "dense", "product"
 class SparseExpertFeedForward(nn.Module):
     """Feed-forward block whose hidden units are experts, of which few are kept for each input.
 
-    It stands in the place of ``Linear(d_model, n_experts)``, ``ReLU``, ``Linear(n_experts, d_out)``::
+    It stands in the place of two linear layers with a ReLU between them::
 
         h = ReLU(W1 x + b1)
         h_sparse = softmax over the top K positive entries of h, zero elsewhere

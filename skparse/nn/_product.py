@@ -27,7 +27,9 @@ def list_candidates(n_rows, n_columns, top_k, device=None):
     counts = [min(n_columns, top_k // (r + 1)) for r in range(n_rows)]
     rows = [r for r, count in enumerate(counts) for _ in range(count)]
     columns = [s for count in counts for s in range(count)]
-    return tuple(torch.tensor(ranks, dtype=torch.int64, device=device) for ranks in (rows, columns))
+    return tuple(
+        torch.tensor(ranks, dtype=torch.int64, device=device) for ranks in (rows, columns)
+    )
 
 
 def keep_top_pairs(row_scores, column_scores, top_k, candidates):

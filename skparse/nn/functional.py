@@ -52,10 +52,10 @@ def topk_softmax(scores, top_k):
     Returns
     -------
     SparseActivation
-        Named tuple of `expert_indices` and `expert_weights`, both (..., min(K, n_experts)), largest
-        weight first. Of equal scores, the one with the lowest index is kept. Where no score
-        is positive, all weights are zero. Where one is NaN or plus infinity, the weights are
-        NaN, as those of :func:`torch.softmax`.
+        Named tuple of `expert_indices` and `expert_weights`, both (..., min(K, n_experts)),
+        largest weight first. Of equal scores, the one with the lowest index comes first. Where
+        no score is positive, all weights are zero. Where one is NaN or plus infinity, the
+        weights are NaN, as those of :func:`torch.softmax`.
 
     Raises
     ------
