@@ -9,6 +9,7 @@ from torch import nn
 
 from ._gating import check_top_k, keep_top
 from ._weighted_rows import sum_weighted_rows
+from .functional import SparseActivation
 
 DEFAULT_TOP_K = 8
 
@@ -318,22 +319,46 @@ class SparseExpertNetwork(nn.Module):
         ValueError
             If X has another number of features, or is sparse and not of two dimensions.
         """
-        if top_k is None:
-            drawn = self.training and self.training_top_k is not None
-            top_k = self.training_top_k if drawn else self.top_k
+        h = self._scores(X)
+        logits = self.logits(h.reshape(-1, self.n_experts), self._choose_top_k(top_k))
+        return logits.view(*h.shape[:-1], self.n_classes)
+
+    def route(self, X, top_k=None):
+        """Choose the experts.
+
+        Parameters
+        ----------
+        X, top_k
+            As in `forward`.
+
+        Returns
+        -------
+        SparseActivation
+            Named tuple of `expert_indices` and `expert_weights`, both (..., K), the largest
+            weight first.
+        """
+        return SparseActivation(*keep_top(self._scores(X), self._choose_top_k(top_k)))
+
+    def _choose_top_k(self, top_k):
+        if top_k is not None:
+            return check_top_k(top_k)
+        if self.training and self.training_top_k is not None:
+            return self.training_top_k
+        return self._top_k
+
+    def _scores(self, X):
+        """Scores ``W1 x + b1`` before the ReLU, (..., n_experts), of a dense or sparse X."""
         if X.shape[-1:] != (self.n_features,):
             raise ValueError(
                 f"X has to have {self.n_features} features in its last dimension, got the shape "
                 f"{tuple(X.shape)}."
             )
         if X.layout == torch.strided:
-            h = X.reshape(-1, self.n_features) @ self.router_matrix() + self.router_intercept
-            return self.logits(h, check_top_k(top_k)).view(*X.shape[:-1], self.n_classes)
+            return X @ self.router_matrix() + self.router_intercept
         if X.ndim != 2:
             raise ValueError(f"A sparse X has to have two dimensions, got {X.ndim}.")
         X = X if X.layout == torch.sparse_csr else X.to_sparse_csr()
-        h = self.router_scores(X.crow_indices(), X.col_indices(), X.values())
-        return self.logits(h, check_top_k(top_k))
+        return self.router_scores(X.crow_indices(), X.col_indices(), X.values())
 
     def router_matrix(self):
         """W1 transposed as a dense tensor (n_features, n_experts)."""
