@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skparse.nn.functional import topk_softmax
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-# Above this many scores are selected in another way than sorted.
-MANY = 200
+# Numbers of scores that are selected in other ways than sorted.
+MANY, VERY_MANY = 200, 4096
 
 
 def draw_scores(*shape, dtype=torch.float32, seed=0, ties=False):
@@ -28,7 +28,7 @@ def expected_codes(row, top_k):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("n_experts", [1, 7, MANY])
+@pytest.mark.parametrize("n_experts", [1, 7, MANY, VERY_MANY])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_values_and_order_equal_the_reference(dtype, n_experts, ties):
     scores = draw_scores(6, n_experts, dtype=dtype, ties=ties)
@@ -41,6 +41,14 @@ def test_values_and_order_equal_the_reference(dtype, n_experts, ties):
             assert kept.expert_indices[i, : len(order)].tolist() == order
             tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-12}
             assert_allclose(dense[i].double().numpy(), codes, **tolerance)
+
+
+def test_two_equal_scores_among_very_many_are_ordered():
+    scores = torch.arange(VERY_MANY, dtype=torch.float32).repeat(4, 1)
+    scores[0, 3] = scores[0, -1]
+    scores[1, 17] = scores[1, -2]
+    expected = [[3, 4095], [4095, 17], [4095, 4094], [4095, 4094]]
+    assert topk_softmax(scores, 2).expert_indices.tolist() == expected
 
 
 @pytest.mark.parametrize("shape", [(9,), (2, 9), (2, 3, 9), (2, 1, 3, 9), (0, 9), (2, 0, 9)])
@@ -61,7 +69,7 @@ def test_all_experts_give_a_softmax_over_the_positive_scores(n_experts):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_experts", [10, MANY])
+@pytest.mark.parametrize("n_experts", [10, MANY, 8 * VERY_MANY])
 def test_of_equal_scores_the_lowest_index_comes_first(n_experts, dtype):
     scores = torch.ones(3, n_experts, dtype=dtype)
     scores[:, n_experts // 2] = 2
@@ -79,7 +87,7 @@ def test_neighbouring_numbers_are_no_ties(n_experts, dtype):
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("n_experts", [10, MANY])
+@pytest.mark.parametrize("n_experts", [10, MANY, 2 * VERY_MANY])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_nan_shows_in_the_weights_of_its_row_only(dtype, n_experts, sign):
     scores = draw_scores(3, n_experts, dtype=dtype)

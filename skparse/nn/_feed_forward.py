@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ._gating import check_top_k, keep_top, order_of_ties
+from ._gating import check_top_k, keep_top
 from ._product import factorise, keep_top_pairs, list_candidates
 from ._weighted_rows import sum_weighted_rows
 from .functional import SparseActivation
@@ -133,7 +133,7 @@ class SparseExpertFeedForward(nn.Module):
     @top_k.setter
     def top_k(self, top_k):
         self._top_k = check_top_k(top_k, self.n_experts)
-        self._build_tables()
+        self._list_candidates()
 
     def reset_parameters(self):
         """Draw all parameters anew, from the global generator as other modules do."""
@@ -269,7 +269,7 @@ class SparseExpertFeedForward(nn.Module):
         if self.n_heads > 1:
             scores = scores.unflatten(-1, (self.n_heads, -1))
         if self.router_kind == "dense":
-            kept = keep_top(scores, top_k, self._tie_order)
+            kept = keep_top(scores, top_k)
         else:
             candidates = self._candidates
             if top_k != self._top_k:
@@ -277,21 +277,18 @@ class SparseExpertFeedForward(nn.Module):
             kept = keep_top_pairs(*scores.split(self.key_counts, -1), top_k, candidates)
         return tuple(part.flatten(-2) for part in kept) if self.n_heads > 1 else kept
 
-    def _build_tables(self):
-        """Build what selecting needs, on the device of the weights.
+    def _list_candidates(self):
+        """List the candidates of a product router, on the device of the weights.
 
-        These are no buffers: a buffer would follow the weights to another dtype, too, and would
-        not be filled after `to_empty`.
+        They are no buffers: these would not be filled after `to_empty`.
         """
-        device = self.expert_outputs.device
         if self.router_kind == "product":
+            device = self.expert_outputs.device
             self._candidates = list_candidates(*self.key_counts, self._top_k, device)
-        else:
-            self._tie_order = order_of_ties(torch.arange(self.n_experts, device=device))
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        self._build_tables()
+        self._list_candidates()
         return self
 
 

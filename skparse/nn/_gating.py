@@ -9,6 +9,8 @@ import torch
 TIE_STEP = 2.0**-50
 MOST_ORDERED = 2**24
 FEW_SCORES = 128  # that are sorted as fast as the largest of them are found
+GROUP_SIZE = 8  # of scores of which the maximum is found first
+MIN_GROUPED = 2**14  # scores from which that saves time
 
 
 def check_top_k(top_k, n_experts=None):
@@ -33,7 +35,7 @@ def check_top_k(top_k, n_experts=None):
     return value
 
 
-def keep_top(h, top_k, tie_order=None):
+def keep_top(h, top_k):
     """Keep the ``top_k`` largest positive scores along the last axis.
 
     Parameters
@@ -42,8 +44,6 @@ def keep_top(h, top_k, tie_order=None):
         Router scores, before or after the ReLU: only positive ones are ever kept.
     top_k : int
         The sparsity level K; at most n_experts are kept.
-    tie_order : torch.Tensor, default=None
-        As in `find_largest`.
 
     Returns
     -------
@@ -53,25 +53,11 @@ def keep_top(h, top_k, tie_order=None):
         Softmax over the kept experts; zero for entries that are not positive. A row without
         a positive score has weights of zero only, one with a NaN or an infinite score NaN.
     """
-    indices = find_largest(h, min(top_k, h.shape[-1]), tie_order)
+    indices = find_largest(h, min(top_k, h.shape[-1]))
     return indices, softmax_of_positive(h.gather(-1, indices))
 
 
-def order_of_ties(numbers):
-    """Factors slightly below one, smaller for larger numbers: they decide between equal scores.
-
-    Parameters
-    ----------
-    numbers : torch.Tensor of int64
-
-    Returns
-    -------
-    torch.Tensor of float64 of the same shape
-    """
-    return 1 - numbers.double() * TIE_STEP
-
-
-def find_largest(h, n_kept, tie_order=None):
+def find_largest(h, n_kept, numbers=None):
     """Positions of the largest scores along the last axis, largest first.
 
     Parameters
@@ -79,9 +65,9 @@ def find_largest(h, n_kept, tie_order=None):
     h : torch.Tensor (..., n_scores)
     n_kept : int
         At most n_scores.
-    tie_order : torch.Tensor of float64 (..., n_scores), default=None
-        Result of `order_of_ties`: of equal scores that are positive, the one with the lowest
-        number comes first. If None, it is the one at the lowest position.
+    numbers : torch.Tensor of int64 of the shape of ``h``, default=None
+        Of equal scores that are positive, the one with the lowest number comes first. If None,
+        the numbers are the positions.
 
     Returns
     -------
@@ -90,20 +76,59 @@ def find_largest(h, n_kept, tie_order=None):
     h = h.detach()
     n_scores = h.shape[-1]
     exact = h.dtype == torch.float64 or h.device.type == "mps" or n_scores > MOST_ORDERED
-    if exact or (tie_order is None and n_scores <= FEW_SCORES):
-        return _sort(h, tie_order).narrow(-1, 0, n_kept)
-    if tie_order is None:
-        tie_order = order_of_ties(torch.arange(n_scores, device=h.device))
-    # `topk` breaks ties in any order. Sorting many scores takes ten times as long.
-    return (h * tie_order).topk(n_kept).indices
+    if exact or n_kept == n_scores or (numbers is None and n_scores <= FEW_SCORES):
+        return _sort(h, numbers).narrow(-1, 0, n_kept)
+    if numbers is None:
+        positions = _find_without_ties(h, n_kept)
+        if positions is not None:
+            return positions
+        numbers = torch.arange(n_scores, device=h.device)
+    # `topk` breaks ties in any order, and a stable sort takes ten times as long. So equal scores
+    # get different bits where a float64 is more precise than they are.
+    return (numbers.double().mul_(-TIE_STEP).add_(1) * h).topk(n_kept).indices
 
 
-def _sort(h, tie_order):
-    if tie_order is None:
+def _sort(h, numbers):
+    if numbers is None:
         return h.argsort(dim=-1, descending=True, stable=True)
-    by_number = tie_order.expand(h.shape).argsort(dim=-1, descending=True)
+    by_number = numbers.argsort(dim=-1)
     order = h.gather(-1, by_number).argsort(dim=-1, descending=True, stable=True)
     return by_number.gather(-1, order)
+
+
+def _find_without_ties(h, n_kept):
+    """Positions of the largest scores, or None if there are ties, or it is not known.
+
+    On a GPU it would have to wait for the answer, and a compiler cannot.
+    """
+    if (
+        h.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return None
+    n_groups = h.shape[-1] // GROUP_SIZE
+    if h.numel() < MIN_GROUPED or n_groups * GROUP_SIZE != h.shape[-1] or n_groups <= 2 * n_kept:
+        values, positions = h.topk(n_kept + 1)
+        return None if _has_ties(values) else positions.narrow(-1, 0, n_kept)
+    # The largest scores are in the groups with the largest maxima.
+    grouped = h.reshape(-1, GROUP_SIZE, n_groups)  # of every n_groups-th score
+    maxima, groups = grouped.amax(dim=1).topk(n_kept + 1)
+    if _has_ties(maxima):
+        return None
+    scores = grouped.gather(2, groups.unsqueeze(1).expand(-1, GROUP_SIZE, -1)).flatten(1)
+    values, places = scores.topk(n_kept + 1)
+    if _has_ties(values):
+        return None
+    places = places.narrow(-1, 0, n_kept)
+    positions = places // (n_kept + 1) * n_groups + groups.gather(1, places % (n_kept + 1))
+    return positions.view(*h.shape[:-1], n_kept)
+
+
+def _has_ties(values):
+    """Whether two positive values that stand beside each other are equal."""
+    after = values[..., 1:]
+    return bool(((after == values[..., :-1]) & (after > 0)).any())
 
 
 def softmax_of_positive(h):

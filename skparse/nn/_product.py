@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ._gating import find_largest, order_of_ties, softmax_of_positive
+from ._gating import find_largest, softmax_of_positive
 
 
 def factorise(n_experts):
@@ -52,13 +52,12 @@ def keep_top_pairs(row_scores, column_scores, top_k, candidates):
     expert_indices, expert_weights : torch.Tensor (..., top_k)
         As of `keep_top`.
     """
-    n_columns = column_scores.shape[-1]
     best = []
     for scores, ranks in zip((row_scores, column_scores), candidates, strict=True):
         order = find_largest(scores, min(top_k, scores.shape[-1]))
         best.append(order.index_select(-1, ranks))
     rows, columns = best
     sums = row_scores.gather(-1, rows) + column_scores.gather(-1, columns)
-    numbers = rows * n_columns + columns
-    places = find_largest(sums, top_k, order_of_ties(numbers))
+    numbers = torch.add(columns, rows, alpha=column_scores.shape[-1])
+    places = find_largest(sums, top_k, numbers)
     return numbers.gather(-1, places), softmax_of_positive(sums.gather(-1, places))
