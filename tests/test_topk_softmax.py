@@ -39,8 +39,9 @@ def test_values_and_order_equal_the_reference(dtype, n_experts, ties):
         for i, row in enumerate(scores):
             order, codes = expected_codes(row, top_k)
             assert kept.expert_indices[i, : len(order)].tolist() == order
-            tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-12}
-            assert_allclose(dense[i].double().numpy(), codes, **tolerance)
+            # The sum of the exponentials is rounded once for each.
+            rtol = torch.finfo(dtype).eps * max(4, len(order) / 50)
+            assert_allclose(dense[i].double().numpy(), codes, rtol=rtol, atol=1e-12)
 
 
 def test_two_equal_scores_among_very_many_are_ordered():
