@@ -125,11 +125,13 @@ class ExpertMapDisplay:
         import matplotlib
 
         labels = list(dict.fromkeys(entry.class_name for entry in self.entries))
-        colors = matplotlib.colormaps["tab20"](np.arange(len(labels)) % 20)
+        palette = matplotlib.colormaps["tab10" if len(labels) <= 10 else "tab20"].colors
         load = np.array([entry.expert_load for entry in self.entries], float)
         style = {
             "s": 30 + 470 * load / max(1.0, load.max()),
-            "color": [colors[labels.index(entry.class_name)] for entry in self.entries],
+            "color": [
+                palette[labels.index(entry.class_name) % len(palette)] for entry in self.entries
+            ],
             **kwargs,
         }
         x = [entry.column for entry in self.entries]
