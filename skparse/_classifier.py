@@ -174,6 +174,10 @@ class SparseExpertClassifier(
         Device for the torch engine, such as "cuda". The arrays of the fitted model are those
         of numpy, so that it loads on any machine.
 
+    sparse_output : bool, default=True
+        Whether `transform` returns a sparse array, or else a dense one, which
+        ``set_output(transform="pandas")`` needs.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -279,6 +283,7 @@ class SparseExpertClassifier(
         "n_jobs": [Integral, None],
         "engine": [StrOptions({"auto", "numba", "torch"})],
         "device": [str],
+        "sparse_output": ["boolean"],
     }
 
     def __init__(
@@ -302,6 +307,7 @@ class SparseExpertClassifier(
         n_jobs=None,
         engine="auto",
         device="cpu",
+        sparse_output=True,
     ):
         self.n_experts = n_experts
         self.top_k = top_k
@@ -321,6 +327,7 @@ class SparseExpertClassifier(
         self.n_jobs = n_jobs
         self.engine = engine
         self.device = device
+        self.sparse_output = sparse_output
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
@@ -553,12 +560,13 @@ class SparseExpertClassifier(
 
         Returns
         -------
-        codes : csr_array of shape (n_samples, n_experts)
+        codes : csr_array or ndarray of shape (n_samples, n_experts)
             Gate weights of the kept experts, at most `top_k` a row. Rows add up to one, or
-            are empty if no expert has a positive score.
+            are empty if no expert has a positive score. Sparse if `sparse_output` is true.
         """
         X, predictor, top_k = self._check_prediction(X)
-        return predictor.codes(X, top_k)
+        codes = predictor.codes(X, top_k)
+        return codes if self.sparse_output else codes.toarray()
 
     def model_size(self):
         """Measure the fitted model.

@@ -428,3 +428,15 @@ def test_select_from_model_keeps_the_important_features():
     assert_array_equal(selector.get_feature_names_out(names), [names[j] for j in sorted(best)])
     pipeline = make_pipeline(selector, SparseExpertClassifier(random_state=0)).fit(X, y)
     assert pipeline.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_dense_codes_can_be_frames_and_explanations_do_not_change(library):
+    model, X = fit_model("several experts")
+    expected, codes = explain(model, X), model.transform(X)
+    model.set_params(sparse_output=False)
+    assert_array_equal(model.transform(X), codes.toarray())
+    frame = model.set_output(transform=library).transform(X)
+    assert list(frame.columns) == model.get_feature_names_out().tolist()
+    assert_array_equal(frame.to_numpy(), codes.toarray())
+    assert explain(model, X) == expected
