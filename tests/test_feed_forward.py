@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from skparse.nn import SparseExpertFeedForward
+from skparse.nn import SparseExpertFeedForward, SparseExpertNetwork
 from skparse.nn.functional import topk_softmax
 
 ROUTERS = ["dense", "product"]
@@ -172,8 +172,6 @@ def test_the_gradient_of_an_empty_batch_is_zero(router):
 
 
 def test_a_layer_equals_the_network_of_the_classifier_with_the_same_weights():
-    from skparse.nn import SparseExpertNetwork
-
     layer = build_layer(d_out=5, output_scale=False, dtype=torch.float64)
     network = SparseExpertNetwork.fully_connected(8, 12, 5, top_k=4, dtype=torch.float64)
     with torch.no_grad():

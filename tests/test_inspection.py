@@ -19,6 +19,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skparse import SparseExpertClassifier
 from skparse.datasets import make_topic_documents
 from skparse.inspection import (
+    _contributions,
+    _explanation,
     explain,
     feature_contributions,
     feature_importances,
@@ -171,6 +173,20 @@ def test_duplicated_and_unordered_entries_are_added_up():
     for mine, theirs in zip(explain(model, messy), explain(model, X), strict=True):
         assert [f.name for f in mine.features] == [f.name for f in theirs.features]
         assert_allclose([f[1:] for f in mine.features], [f[1:] for f in theirs.features])
+
+
+@pytest.mark.parametrize("kind", ["several experts", "dense"])
+def test_the_size_of_the_blocks_of_rows_changes_nothing(kind, monkeypatch):
+    model, X = fit_model(kind)
+    calls = [
+        lambda: feature_contributions(model, X).toarray().tolist(),
+        lambda: feature_contributions(model, X, of="class").toarray().tolist(),
+        lambda: explain(model, X),
+    ]
+    expected = [call() for call in calls]
+    for module in (_contributions, _explanation):
+        monkeypatch.setattr(module, "ROWS", 7)
+    assert [call() for call in calls] == expected
 
 
 def test_a_target_can_be_given_for_each_sample():

@@ -81,14 +81,13 @@ def feature_contributions(estimator, X, *, of="expert", target=None):
 
 def contributions_to(classifier, X, experts):
     """Contributions to the score of one expert for each row of X, a CSR array as above."""
+    if hasattr(classifier, "_columns"):  # a model of dense X
+        firsts = range(0, X.shape[0], ROWS)
+        blocks = (slice(first, first + ROWS) for first in firsts)
+        parts = [_contributions_of_dense(classifier, X[rows], experts[rows]) for rows in blocks]
+        return sparse.vstack(parts, format="csr")
     router = classifier.router_coef_
     bias = classifier.router_intercept_.astype(np.float64)[experts]
-    if hasattr(classifier, "_columns"):
-        offset = classifier._columns[0]
-        weights = router[:, experts].toarray().T.astype(np.float64)
-        parts = (X.toarray() - offset) * weights
-        bias = bias + weights @ offset
-        return sparse.csr_array(np.column_stack([parts, bias]))
     sizes = np.diff(X.indptr)
     weights = router[X.indices, np.repeat(experts, sizes)]
     weights = weights.toarray() if sparse.issparse(weights) else np.asarray(weights)
@@ -101,6 +100,14 @@ def contributions_to(classifier, X, experts):
     contributions.sum_duplicates()
     contributions.eliminate_zeros()
     return contributions
+
+
+def _contributions_of_dense(classifier, X, experts):
+    """Contributions of the distances from the means of the training samples."""
+    offset = classifier._columns[0]
+    weights = classifier.router_coef_[:, experts].toarray().T.astype(np.float64)
+    bias = classifier.router_intercept_.astype(np.float64)[experts] + weights @ offset
+    return sparse.csr_array(np.column_stack([(X.toarray() - offset) * weights, bias]))
 
 
 def _check_target(classifier, target, of, n_samples):

@@ -39,7 +39,8 @@ class SparseExpertFeedForward(nn.Module):
         two numbers are as near to each other as the factors of `n_experts` allow; squares and
         powers of two are good choices.
     n_heads : int, default=1
-        Number of routers. Each keeps K of the same experts; what they put out is added.
+        Number of routers, as in [2]_. Each keeps K of the same experts; what they put out is
+        added.
     output_scale : bool, default=True
         Whether the output is multiplied by a learned number, which starts at K. Without it the
         output is a weighted mean of rows of W, too small beside a residual connection.
