@@ -178,15 +178,19 @@ def test_duplicated_and_unordered_entries_are_added_up():
 @pytest.mark.parametrize("kind", ["several experts", "dense"])
 def test_the_size_of_the_blocks_of_rows_changes_nothing(kind, monkeypatch):
     model, X = fit_model(kind)
-    calls = [
-        lambda: feature_contributions(model, X).toarray().tolist(),
-        lambda: feature_contributions(model, X, of="class").toarray().tolist(),
-        lambda: explain(model, X),
-    ]
-    expected = [call() for call in calls]
+
+    def inspect():
+        by_of = [feature_contributions(model, X, of=of).toarray() for of in ("expert", "class")]
+        return by_of, explain(model, X)
+
+    expected, explanations = inspect()
     for module in (_contributions, _explanation):
         monkeypatch.setattr(module, "ROWS", 7)
-    assert [call() for call in calls] == expected
+    contributions, others = inspect()
+    assert_allclose(contributions, expected, rtol=1e-9, atol=1e-12)
+    for mine, theirs in zip(others, explanations, strict=True):
+        assert [f.name for f in mine.features] == [f.name for f in theirs.features]
+        assert mine.experts == theirs.experts and mine.predicted == theirs.predicted
 
 
 def test_a_target_can_be_given_for_each_sample():
