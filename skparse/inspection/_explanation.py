@@ -70,27 +70,29 @@ class Explanation:
     def __str__(self):
         """Write the explanation as a table."""
         names = [str(feature.name) for feature in self.features]
-        heads = [str(self.predicted), "" if self.runner_up is None else str(self.runner_up)]
+        heads = [str(self.predicted)]
+        first_line = f"{self.predicted} ({self.probability:.3f})"
+        if self.runner_up is not None:
+            heads.append(str(self.runner_up))
+            first_line += f", then {self.runner_up} ({self.runner_up_probability:.3f})"
         width = max(map(len, [*names, "all other features"]))
         widths = [max(9, len(head)) for head in heads]
 
         def line(name, values):
-            cells = zip(values, heads, widths, strict=True)
-            numbers = (f"{v:{w}.3f}" if h else "" for v, h, w in cells)
-            return f"{name:{width}}  {'  '.join(numbers)}".rstrip()
+            numbers = (f"{v:{w}.3f}" for v, w in zip(values, widths, strict=False))
+            return f"{name:{width}}  {'  '.join(numbers)}"
 
         kept = [f"expert {e.expert} for {e.votes_for} ({e.weight:.3f})" for e in self.experts]
         titles = "  ".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
         lines = [
-            f"{self.predicted} ({self.probability:.3f})"
-            + (f", then {self.runner_up} ({self.runner_up_probability:.3f})" if heads[1] else ""),
+            first_line,
             f"kept: {', '.join(kept) or 'no expert'}",
-            f"{'':{width}}  {titles}".rstrip(),
+            f"{'':{width}}  {titles}",
             *(line(f.name, f[2:]) for f in self.features),
             line("all other features", self.rest),
             line("bias", self.bias),
             line("score", self.scores),
-        ]  # fmt: skip
+        ]
         for title, terms in (("unknown", self.unknown), ("unconnected", self.unconnected)):
             if terms:
                 lines.append(f"{title}: {', '.join(terms)}")

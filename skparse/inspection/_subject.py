@@ -16,16 +16,8 @@ class Subject(NamedTuple):
     classifier: Any
     feature_names: np.ndarray  # (n_features,) of str
     vectorizer: Any  # that makes the features of texts, a CountVectorizer or its like, or None
-
-    @property
-    def expert_classes(self):
-        """Position of the class that each expert votes for, (n_experts,): its largest output."""
-        return np.asarray(self.classifier.expert_coef_.argmax(axis=1)).ravel()
-
-    @property
-    def labels(self):
-        """Labels of the classes, a list of plain values."""
-        return self.classifier.classes_.tolist()
+    labels: list  # of the classes, plain values
+    expert_classes: np.ndarray  # (n_experts,), position of the class of its largest output
 
     def experts_of(self, classes):
         """Experts that vote for some classes, a bool array (n_classes, n_experts).
@@ -70,7 +62,13 @@ def find_subject(estimator, feature_names=None):
                 f"feature_names has to have {n_features} names, one for each feature of the "
                 f"classifier, got {len(names)}."
             )
-    return Subject(classifier, np.asarray(names, dtype=object), _find_vectorizer(steps, names))
+    return Subject(
+        classifier,
+        np.asarray(names, dtype=object),
+        _find_vectorizer(steps, names),
+        classifier.classes_.tolist(),
+        np.asarray(classifier.expert_coef_.argmax(axis=1)).ravel(),
+    )
 
 
 class Inputs(NamedTuple):
