@@ -372,7 +372,7 @@ def test_an_exported_layer_takes_batches_of_other_sizes(router):
 def test_vmap_over_inputs_gives_gradients_of_single_samples(router):
     layer, x = build_layer(router), draw_input(5)
     torch.testing.assert_close(vmap(layer)(x), layer(x))
-    torch.testing.assert_close(vmap(layer, in_dims=1)(x.T[:, :8].contiguous()), layer(x))
+    torch.testing.assert_close(vmap(layer, in_dims=1)(x.T), layer(x))
     values = dict(layer.named_parameters())
 
     def loss(values, row):
