@@ -15,7 +15,6 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.multiclass import _check_partial_fit_first_call
@@ -27,7 +26,7 @@ from ._csr import with_values
 from ._engines import get_engine
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._model import SparseExpertModel
-from ._persistence import pack_state, packed_bytes, unpack_state
+from ._persistence import CHECKED_KEY, pack_state, packed_bytes, unpack_state
 from ._predictor import Predictor, densify_two_experts, sigmoid, softmax
 from ._training.columns import Columns
 from ._training.data import (
@@ -42,6 +41,7 @@ from ._training.problem import SCHEDULES, FitOptions, Monitor
 from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
 from ._training.scores import ScoreScaling, default_scaling
 
+MAX_LOSSES = 10_000  # that are kept: those of a stream would grow without end
 # Attributes that only some fits leave; they never outlive the fit they belong to.
 _OF_SOME_FITS = (
     "best_validation_score_",
@@ -147,8 +147,10 @@ class SparseExpertClassifier(
         Share of the samples to hold out with ``early_stopping=True``.
 
     class_weight : dict, "balanced" or list of dicts, default=None
-        Weights of the classes, multiplied with the sample weights; as in
-        :func:`~sklearn.utils.class_weight.compute_sample_weight`.
+        Weights of the classes, multiplied with the sample weights. "balanced" gives all
+        classes the same total weight, in which the sample weights count. For multilabel
+        targets it is the geometric mean over the labels; otherwise a list of one dict per
+        label, ``{0: weight, 1: weight}``, whose weights are multiplied.
 
     warm_start : bool, default=False
         Whether `fit` continues from the fitted model, which has to have the same features
@@ -193,7 +195,8 @@ class SparseExpertClassifier(
         Number of experts.
 
     top_k_ : int
-        The largest sparsity level that was trained; `top_k` cannot be set above it.
+        The largest sparsity level that was trained, at most the number of experts. `top_k`
+        cannot be set above it, unless all experts are kept: further levels are equal then.
 
     router_coef_ : csr_array of shape (n_features, n_experts)
         Router weights, the transpose of W1. Only existing connections are stored.
@@ -217,7 +220,7 @@ class SparseExpertClassifier(
 
     loss_curve_ : list of float
         Mean cross-entropy of each epoch over the sparsity levels it drew; of dense X, that of
-        the gate weights of the experts of a class.
+        the gate weights of the experts of a class. At most the last 10,000 epochs of a stream.
 
     validation_scores_ : list of float
         Accuracy (multilabel: subset accuracy) on the validation set after each epoch. Only
@@ -268,10 +271,10 @@ class SparseExpertClassifier(
         "n_experts": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "weight_density": [Interval(Real, 0, 1, closed="right"), StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "alpha": [Interval(Real, 0, 1e12, closed="neither"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_init": [Interval(Real, 0, 1e6, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean"],
@@ -359,7 +362,7 @@ class SparseExpertClassifier(
         """
         further = self.warm_start and hasattr(self, "classes_")
         # The start and the epochs; the data decide on the number of epochs of "auto".
-        n_steps = None if self.max_iter == "auto" else 1 + self.max_iter
+        n_steps = None if self.max_iter == "auto" else 1 + int(self.max_iter)
         with fit_task(self, n_steps, X, y, sample_weight) as task:
             samples = validation.check_samples(self, X, y, sample_weight, reset=not further)
             random_state = check_random_state(self.random_state)
@@ -367,7 +370,7 @@ class SparseExpertClassifier(
             if X_val is not None or y_val is not None:
                 held_out = validation.check_validation_set(self, X_val, y_val, samples)
             elif self.early_stopping and samples.X.shape[0] > SMALL_SAMPLE:
-                samples, held_out = self._split_validation(samples, random_state)
+                samples, held_out = samples.split(self.validation_fraction, random_state)
             data, known = self._start_training(samples, further=further)
             options = self._fit_options(data, samples, further=further)
             engine = get_engine(self.engine, self.device)
@@ -443,7 +446,9 @@ class SparseExpertClassifier(
             random_state = check_random_state(self.random_state)
             recipe = DENSE_FURTHER if options.dense else STREAM
             draft = train(recipe, data, options, engine, random_state, **known)
+            n_forgotten = 0 if first_call else self.n_iter_ - len(self.loss_curve_)
             self._record(draft, self._describe(draft.model, samples, options))
+            self.n_iter_ += n_forgotten
             self._exposure = tuple(draft.exposure)
             self.t_ = draft.exposure.total
         return self
@@ -507,7 +512,8 @@ class SparseExpertClassifier(
             If a level is no integer from 1 to `top_k_`, or there is none.
         """
         X, predictor, _ = self._check_prediction(X)
-        wanted = np.minimum(validation.check_levels(top_ks, self.top_k_), self.n_experts_)
+        largest = None if self.top_k_ == self.n_experts_ else self.top_k_
+        wanted = np.minimum(validation.check_levels(top_ks, largest), self.n_experts_)
         levels, places = np.unique(wanted, return_inverse=True)
         path = predictor.logits_path(X, levels)
         path = sigmoid(path) if self._multilabel else softmax(path)
@@ -666,6 +672,8 @@ class SparseExpertClassifier(
         from . import __version__
 
         super().__setstate__(unpack_state(state, __version__, type(self).__name__))
+        if "compression_" in vars(self):
+            self.compression_ = Bunch(**self.compression_)
 
     def __sklearn_tags__(self):
         """Describe the estimator to scikit-learn."""
@@ -690,31 +698,25 @@ class SparseExpertClassifier(
             check_is_fitted(self)
         X = validation.check_features(self, X)
         engine = get_engine(self.engine, self.device)
-        model = self._model
+        model, checked = self._model, vars(self).get(CHECKED_KEY)
+        # Arrays that a user has replaced could make a kernel leave their memory.
+        if checked is None or any(a is not b for a, b in zip(model, checked, strict=True)):
+            model.check(self.n_features_in_, len(self.classes_))
+            vars(self)[CHECKED_KEY] = list(model)
         if self.n_experts_ == 2:
             model = densify_two_experts(X, model)
         return X, Predictor(model, engine, effective_n_jobs(self.n_jobs)), self._checked_top_k()
 
     def _checked_top_k(self):
         """Return the current K, at most the number of experts; raises if it was not trained."""
-        if not (isinstance(self.top_k, Integral) and 1 <= self.top_k <= self.top_k_):
+        # Where all experts can be kept, further levels are equal.
+        largest = np.inf if self.top_k_ == self.n_experts_ else self.top_k_
+        if not (isinstance(self.top_k, Integral) and 1 <= self.top_k <= largest):
             raise ValueError(
                 f"top_k={self.top_k!r} is not a sparsity level that was trained: it has to be an "
                 f"integer in [1, {self.top_k_}]; fit again to raise it."
             )
         return min(int(self.top_k), self.n_experts_)
-
-    def _split_validation(self, samples, random_state):
-        """Split off a validation set, stratified where possible; returns (samples, held_out)."""
-        counts = np.asarray(samples.labels.sum(axis=0)).ravel()
-        can_stratify = not samples.multilabel and counts[counts > 0].min() > 1
-        parts = train_test_split(
-            np.arange(samples.X.shape[0]),
-            test_size=self.validation_fraction,
-            random_state=random_state,
-            stratify=samples.labels.indices if can_stratify else None,
-        )
-        return map(samples.take, parts)
 
     def _start_training(self, samples, *, further):
         """Prepare the samples and what is known before training; returns (data, dict)."""
@@ -755,7 +757,8 @@ class SparseExpertClassifier(
         ):
             raise ValueError(
                 "A fitted model can only learn more about the classes it has: it was fitted "
-                f"with classes {self.classes_}, y has {samples.classes}."
+                f"with classes {validation.shorten(self.classes_)}, y has "
+                f"{validation.shorten(samples.classes)}."
             )
 
     def _fit_options(self, data, samples, *, further, in_stream=False):
@@ -769,11 +772,11 @@ class SparseExpertClassifier(
             dense = False
         epochs, automatic = SCHEDULES[dense]
         automatic = n if is_small and not dense else min(automatic, n)
-        epochs = epochs if self.max_iter == "auto" else self.max_iter
-        batch_size = automatic if self.batch_size == "auto" else min(self.batch_size, n)
+        epochs = epochs if self.max_iter == "auto" else int(self.max_iter)
+        batch_size = automatic if self.batch_size == "auto" else min(int(self.batch_size), n)
         return FitOptions(
             n_experts=None if self.n_experts == "auto" else int(self.n_experts),
-            top_k=self.top_k,
+            top_k=int(self.top_k),
             largest_top_k=max(int(self.top_k), self.top_k_ if further else 0),
             weight_density=None if self.weight_density == "auto" else self.weight_density,
             alpha=None if self.alpha == "auto" else self.alpha,
@@ -825,7 +828,7 @@ class SparseExpertClassifier(
             "expert_coef_": model.outputs,
             "intercept_": model.intercept,
             "n_experts_": len(model.router_intercept),
-            "top_k_": options.largest_top_k,
+            "top_k_": min(options.largest_top_k, len(model.router_intercept)),
             "classes_": samples.classes,
             "_multilabel": samples.multilabel,
         }
@@ -835,10 +838,11 @@ class SparseExpertClassifier(
         for name in _OF_SOME_FITS:
             vars(self).pop(name, None)
         vars(self).update(attributes)
+        vars(self)[CHECKED_KEY] = list(self._model)
         self._score_scaling = [float(value) for value in draft.scaling]
         if draft.columns is not None:
             self._columns = draft.columns.offset, draft.columns.factor
         self.alpha_ = float(draft.alpha)
-        self.loss_curve_ = list(draft.loss_curve)
-        self.n_iter_ = len(self.loss_curve_)
+        self.n_iter_ = len(draft.loss_curve)
+        self.loss_curve_ = list(draft.loss_curve[-MAX_LOSSES:])
         self.expert_load_ = draft.expert_load

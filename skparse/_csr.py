@@ -8,7 +8,65 @@ from ._engines.arguments import Csr
 
 def csr_arrays(matrix):
     """Return the three arrays of a CSR matrix, as engines take them."""
-    return Csr(matrix.indptr, matrix.indices, matrix.data)
+    arrays = matrix.indptr, matrix.indices, matrix.data
+    return Csr(*(array if array.flags.writeable else unlock(array) for array in arrays))
+
+
+def unlock(array):
+    """Return a view of a read-only array that is not read-only.
+
+    Kernels are compiled anew for read-only arrays, such as those of a memory map. They never write
+    to X or to a model that predicts.
+    """
+    return np.asarray(Unlocked(array))
+
+
+class Unlocked:
+    """Owner of the memory of a view that numpy takes as writable."""
+
+    def __init__(self, array):
+        interface = array.__array_interface__
+        self.array = array  # keeps the memory
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def check_csr(matrix, shape, name):
+    """Raise ValueError unless an object is a CSR array of a shape, sorted, without duplicates."""
+    if not sparse.issparse(matrix) or matrix.format != "csr":
+        raise ValueError(f"{name} has to be a CSR array, got {type(matrix).__name__}.")
+    if matrix.shape != shape:
+        raise ValueError(f"{name} has shape {matrix.shape}, it needs {shape}.")
+    check_pattern(matrix, name)
+    indptr, indices = matrix.indptr, matrix.indices
+    if len(indices) != indptr[-1] or len(matrix.data) != indptr[-1]:
+        raise ValueError(f"The arrays of {name} have different lengths.")
+    if indptr.dtype != indices.dtype:
+        raise ValueError(f"The index arrays of {name} have different dtypes.")
+    steps = np.diff(indices.astype(np.int64))
+    is_first = np.zeros(len(indices) + 1, bool)
+    is_first[indptr] = True  # of its row
+    if (steps[~is_first[1:-1]] <= 0).any():
+        raise ValueError(f"The column indices of {name} are not sorted, or not unique in a row.")
+
+
+def check_pattern(matrix, name):
+    """Raise ValueError unless the indices of a CSR matrix are native integers within its shape."""
+    indptr, indices = matrix.indptr, matrix.indices
+    native = all(a.dtype.kind == "i" and a.dtype.isnative for a in (indptr, indices))
+    if not native or min(indptr.dtype.itemsize, indices.dtype.itemsize) < 4:
+        raise ValueError(
+            f"The indices of {name} have to be int32 or int64 in native byte order, got "
+            f"{indices.dtype} and {indptr.dtype}."
+        )
+    n_rows, n_columns = matrix.shape
+    rows_fit = len(indptr) == n_rows + 1 and indptr[0] == 0 and (indptr[1:] >= indptr[:-1]).all()
+    n_entries = int(indptr[-1]) if rows_fit else 0
+    if not rows_fit or n_entries > min(len(indices), len(matrix.data)):
+        raise ValueError(f"The row pointers of {name} do not fit its entries.")
+    # As unsigned numbers, negative ones are large.
+    used = indices[:n_entries].view(f"u{indices.dtype.itemsize}")
+    if n_entries and used.max() >= n_columns:
+        raise ValueError(f"{name} has a column index outside of [0, {n_columns - 1}].")
 
 
 def with_values(matrix, values):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ._csr import csr_arrays, with_values
+from ._csr import check_csr, csr_arrays, unlock, with_values
 from ._engines.arguments import ModelArrays
 
 
@@ -19,10 +19,31 @@ class SparseExpertModel(NamedTuple):
 
     def arrays(self):
         """Return the arrays as engines take them."""
+        b1, b2 = self.router_intercept, self.intercept
         return ModelArrays(
-            csr_arrays(self.router), self.router_intercept,
-            csr_arrays(self.outputs), self.intercept,
+            csr_arrays(self.router), b1 if b1.flags.writeable else unlock(b1),
+            csr_arrays(self.outputs), b2 if b2.flags.writeable else unlock(b2),
         )  # fmt: skip
+
+    def check(self, n_features, n_classes):
+        """Raise ValueError unless kernels can use the arrays without leaving their memory."""
+        n_experts = len(self.router_intercept)
+        check_csr(self.router, (n_features, n_experts), "router_coef_")
+        check_csr(self.outputs, (n_experts, n_classes), "expert_coef_")
+        for name, array, size in (
+            ("router_intercept_", self.router_intercept, n_experts),
+            ("intercept_", self.intercept, n_classes),
+        ):
+            if array.shape != (size,):
+                raise ValueError(f"{name} has shape {array.shape}, it needs ({size},).")
+        dtypes = {array.dtype for array in self.values()}
+        if len(dtypes) > 1 or not dtypes <= {np.dtype(np.float32), np.dtype(np.float64)}:
+            raise ValueError(
+                "The arrays of a model need one dtype, float32 or float64 in native byte order, "
+                f"got {sorted(map(str, dtypes))}."
+            )
+        if not all(np.isfinite(array).all() for array in self.values()):
+            raise ValueError("The arrays of a model hold NaN or infinity.")
 
     def values(self):
         """Return the numbers of the four arrays; those of the CSR arrays without their pattern."""

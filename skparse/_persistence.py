@@ -6,13 +6,20 @@ import numpy as np
 from scipy import sparse
 
 from ._compression import decode_values, encode_values
+from ._model import SparseExpertModel
 
 VERSION_KEY = "_skparse_version"
+CHECKED_KEY = "_checked_model"  # the arrays that were checked; not saved
+# What a damaged state can raise.
+_DAMAGE = ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError
 
 
 def pack_state(state, version):
     """Copy the state of an estimator, with packed sparse arrays and the version."""
     packed = {**state, VERSION_KEY: version}
+    packed.pop(CHECKED_KEY, None)
+    if "compression_" in state:  # a plain dict is no further type to trust
+        packed["compression_"] = dict(state["compression_"])
     if "router_coef_" in state:
         packed["router_coef_"] = pack(state["router_coef_"], state.get("storage_dtype_"))
         packed["expert_coef_"] = pack(state["expert_coef_"])
@@ -31,9 +38,57 @@ def unpack_state(state, version, name):
             UserWarning,
             stacklevel=3,
         )
-    for key in {"router_coef_", "expert_coef_"} & state.keys():
-        state[key] = unpack(state[key])
+    try:
+        for key in {"router_coef_", "expert_coef_"} & state.keys():
+            state[key] = unpack(state[key])
+        if "router_coef_" in state:
+            state[CHECKED_KEY] = list(check_state(state))
+    except _DAMAGE as error:
+        raise ValueError(f"The saved {name} is damaged: {error}") from error
     return state
+
+
+def check_state(state):
+    """Raise ValueError unless the fitted attributes of a saved estimator fit each other.
+
+    Returns
+    -------
+    SparseExpertModel
+    """
+    model = SparseExpertModel(
+        state["router_coef_"],
+        state["router_intercept_"],
+        state["expert_coef_"],
+        state["intercept_"],
+    )
+    n_features, n_classes = state["n_features_in_"], len(state["classes_"])
+    model.check(n_features, n_classes)
+    n_experts = len(model.router_intercept)
+    is_right = {
+        "n_experts_": state["n_experts_"] == n_experts,
+        "top_k_": isinstance(state["top_k_"], int) and state["top_k_"] >= 1,
+        "expert_load_": np.shape(state["expert_load_"]) == (n_experts,),
+        "_score_scaling": _are_finite(state["_score_scaling"], 6),
+    }
+    if "_exposure" in state:
+        of_features, of_experts, total = state["_exposure"]
+        is_right["_exposure"] = (
+            _are_finite(of_features, n_features)
+            and _are_finite(of_experts, n_experts)
+            and bool(np.isfinite(total))
+        )
+    if "_columns" in state:
+        is_right["_columns"] = all(_are_finite(part, n_features) for part in state["_columns"])
+    for name, right in is_right.items():
+        if not right:
+            raise ValueError(f"{name} does not fit the model.")
+    return model
+
+
+def _are_finite(numbers, size):
+    """Whether something is an array, or a list, of so many finite numbers."""
+    array = np.asarray(numbers)
+    return array.shape == (size,) and array.dtype.kind == "f" and bool(np.isfinite(array).all())
 
 
 def pack(matrix, dtype=None):
@@ -78,6 +133,8 @@ def _smallest(numbers):
 
 def unpack(packed):
     """Undo `pack`."""
+    if packed["indices"].dtype.kind not in "iu":
+        raise ValueError("The column indices are no integers.")
     index = np.int32 if len(packed["data"]) <= np.iinfo(np.int32).max else np.int64
     indptr = np.zeros(packed["shape"][0] + 1, index)
     if packed["gaps"] is None:

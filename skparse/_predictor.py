@@ -68,7 +68,7 @@ class Predictor(NamedTuple):
 
     def code_block(self, X, first, last, top_k):
         """Gate weights of the kept experts of some rows, a CSR array (last - first, n_experts)."""
-        router, intercept = csr_arrays(self.model.router), self.model.router_intercept
+        router, intercept, *_ = self.model.arrays()
         shape = last - first, min(top_k, len(intercept))
         routes = Routes(
             expert_indices=np.zeros(shape, np.int64),

@@ -5,6 +5,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import _safe_indexing
@@ -97,6 +98,7 @@ def score_levels(estimator, X, y, levels, scorer, params):
         Seconds that each level took.
     """
     classifier, _ = find_last_step(estimator)
+    y = y.toarray() if sparse.issparse(y) else y
     if scorer is None or isinstance(scorer, _BaseScorer):
         estimator, X = classifier, transform_for_last_step(estimator, X)
         # The first call loads code, and checks what scipy then stores as flags of X. No level is

@@ -512,7 +512,7 @@ class TopKSearchCV(
     def _split(self, X, y, params):
         """Folds as pairs of index arrays."""
         cv = check_cv(self.cv, y, classifier=True)
-        places = np.arange(len(y))  # a fold may be given by masks
+        places = np.arange(y.shape[0])  # a fold may be given by masks
         folds = [(places[train], places[test]) for train, test in cv.split(X, y, **params)]
         if not folds:
             raise ValueError(f"cv={self.cv!r} gives no folds: at least one is needed.")

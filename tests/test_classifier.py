@@ -41,7 +41,7 @@ def fit(X, y, *args, **parameters):
 def test_fitted_attributes_have_the_documented_shapes_and_types(documents, model):
     X, _, y, _ = documents
     assert_array_equal(model.classes_, [0, 1, 2, 3])
-    assert (model.n_features_in_, model.n_experts_, model.top_k_) == (300, 4, 8)
+    assert (model.n_features_in_, model.n_experts_, model.top_k_) == (300, 4, 4)
     for name, shape in {"router_coef_": (300, 4), "expert_coef_": (4, 4)}.items():
         matrix = getattr(model, name)
         assert isinstance(matrix, sparse.csr_array)

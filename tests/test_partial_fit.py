@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import normalize
 
-from skparse import SparseExpertClassifier
+from skparse import SparseExpertClassifier, _classifier
 from skparse.datasets import load_api_docs, make_topic_documents
 
 
@@ -233,3 +233,13 @@ def test_a_warm_start_with_other_classes_or_features_is_refused(topics):
         model.fit(X[:, 1:], y)
     with pytest.raises(ValueError, match="classes"):
         model.fit(X, np.eye(5, dtype=int)[y])
+
+
+def test_the_losses_of_a_long_stream_are_bounded_and_its_epochs_are_counted(monkeypatch):
+    monkeypatch.setattr(_classifier, "MAX_LOSSES", 3)
+    X, y = np.eye(4), [0, 1, 0, 1]
+    model = SparseExpertClassifier(random_state=0)
+    for n_calls in range(1, 6):
+        model.partial_fit(X, y, classes=[0, 1])
+        assert model.n_iter_ == n_calls
+        assert len(model.loss_curve_) == min(n_calls, 3)

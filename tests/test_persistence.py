@@ -176,6 +176,15 @@ def test_the_class_is_the_only_type_that_skops_has_to_trust(fitted):
     assert skops.io.get_untrusted_types(data=skops.io.dumps(fitted[0])) == [CLASS_NAME]
 
 
+def test_a_compressed_model_needs_no_further_type_to_trust(fitted, documents):
+    compressed = fitted[0].compress("int8")
+    data = skops.io.dumps(compressed)
+    assert skops.io.get_untrusted_types(data=data) == [CLASS_NAME]
+    restored = skops.io.loads(data, trusted=[CLASS_NAME])
+    assert restored.compression_ == compressed.compression_
+    assert restored.compression_.n_bytes == compressed.compression_.n_bytes
+
+
 def test_a_pipeline_goes_through_skops(documents):
     X, y = documents
     pipeline = make_pipeline(TfidfTransformer(), SparseExpertClassifier(random_state=0)).fit(X, y)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fitted_models import assert_same_model
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from sklearn.utils import compute_sample_weight
 
 from skparse import SparseExpertClassifier
@@ -62,15 +63,48 @@ def test_a_heavier_class_becomes_more_probable(documents):
     assert heavy[2] > fit(X, noisy).predict_proba(X).mean(axis=0)[2] + 0.01
 
 
-@pytest.mark.parametrize("class_weight", ["balanced", {0: 1.0, 1: 0.5, 2: 4.0}])
-def test_class_weights_multiply_the_sample_weights(documents, class_weight):
+def test_class_weights_multiply_the_sample_weights(documents):
+    X, y = documents
+    weight, class_weight = np.linspace(0.5, 2, 400), {0: 1.0, 1: 0.5, 2: 4.0}
+    factors = compute_sample_weight(class_weight, y)
+    model = fit(X, y, weight, class_weight=class_weight)
+    assert_same_model(model, fit(X, y, weight * factors))
+
+
+def test_balanced_classes_have_the_same_total_weight(documents):
     X, y = documents
     y = np.where(np.arange(400) % 2, 0, y)
     weight = np.linspace(0.5, 2, 400)
-    balance = compute_sample_weight(class_weight, y)
-    model = fit(X, y, weight, class_weight=class_weight)
-    assert_same_model(model, fit(X, y, weight * balance))
-    assert_same_model(fit(X, y, class_weight=class_weight), fit(X, y, balance))
+    totals = np.bincount(y, weight)
+    balanced = weight * (weight.sum() / (3 * totals))[y]
+    assert_same_model(fit(X, y, weight, class_weight="balanced"), fit(X, y, balanced))
+    factors = compute_sample_weight("balanced", y)
+    assert_same_model(fit(X, y, class_weight="balanced"), fit(X, y, factors))
+
+
+@pytest.mark.parametrize("n_labels", [0, 4])
+def test_balanced_weights_are_those_of_repeated_samples_and_ignore_weights_of_zero(n_labels):
+    rng = np.random.RandomState(0)
+    X = sparse.random_array((100, 20), density=0.4, rng=rng, format="csr")
+    y = rng.randint(3, size=100) if not n_labels else (rng.rand(100, n_labels) < 0.3).astype(int)
+    weight = rng.randint(0, 3, size=100)
+    model = fit(X, y, weight, class_weight="balanced")
+    used = weight > 0
+    assert_same_model(model, fit(X[used], y[used], weight[used], class_weight="balanced"))
+    rows = np.repeat(np.arange(100), weight)
+    repeated = fit(X[rows], y[rows], class_weight="balanced", batch_size=len(rows))
+    weighted = fit(X, y, weight, class_weight="balanced", batch_size=len(rows))
+    assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-9)
+
+
+def test_balanced_weights_of_a_hundred_labels_are_the_geometric_mean_over_the_labels():
+    rng = np.random.RandomState(0)
+    Y = (rng.rand(300, 100) < 0.05).astype(int)
+    X = sparse.csr_array(Y @ rng.rand(100, 150) * (rng.rand(300, 150) < 0.5))
+    sides = np.where(Y == 1, 300 / (2 * Y.sum(axis=0)), 300 / (2 * (300 - Y.sum(axis=0))))
+    expected = fit(X, Y, np.exp(np.log(sides).mean(axis=1)))
+    found = fit(X, Y, class_weight="balanced")
+    assert_allclose(found.predict_proba(X), expected.predict_proba(X), rtol=1e-6)
 
 
 def test_class_weights_of_several_labels_multiply(documents):

@@ -9,10 +9,19 @@ import pytest
 from fitted_models import assert_same_model, reference_proba
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn.base import clone
 
 from skparse import SparseExpertClassifier
-from skparse._validation import merge_entries
+from skparse._engines import numba_engine
+from skparse._validation import (
+    Samples,
+    check_labels,
+    check_targets,
+    merge_entries,
+    weigh_classes,
+)
 from skparse.datasets import make_topic_documents
+from skparse.model_selection import TopKSearchCV
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform")
 FORMATS = ("csr", "csc", "coo", "dok", "lil", "dia", "bsr")
@@ -325,3 +334,242 @@ def traced_peak(function):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+# Kinds of input that would otherwise be misread
+
+
+COUNTS = "n_experts", "top_k", "max_iter", "batch_size", "n_iter_no_change", "n_jobs"
+
+
+def draw_classes(n_samples=120, n_classes=3):
+    rng = np.random.RandomState(0)
+    y = np.arange(n_samples) % n_classes
+    X = sparse.csr_array(rng.rand(n_samples, 12) * (rng.rand(n_samples, 12) < 0.4) + np.eye(12)[y])
+    return X, y
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int64])
+def test_numpy_integers_are_numbers(name, kind):
+    X, y = draw_classes()
+    found = SparseExpertClassifier(random_state=0, **{name: kind(2)}).fit(X, y)
+    expected = SparseExpertClassifier(random_state=0, **{name: 2}).fit(X, y)
+    assert_array_equal(found.predict_proba(X), expected.predict_proba(X))
+
+
+@pytest.mark.parametrize("name", [*COUNTS, "alpha"])
+@pytest.mark.parametrize("value", [True, False, np.bool_(True)])
+def test_booleans_are_no_numbers(name, value):
+    X, y = draw_classes()
+    with pytest.raises(ValueError, match=f"{name!r} parameter .*Got {value!r}"):
+        SparseExpertClassifier(**{name: value}).fit(X, y)
+
+
+@pytest.mark.parametrize("parameters", [{"alpha": 1e300}, {"learning_rate_init": 1e300}], ids=str)
+def test_parameters_have_an_upper_limit(parameters):
+    with pytest.raises(ValueError, match="in the range"):
+        SparseExpertClassifier(**parameters).fit(*draw_classes())
+
+
+@pytest.mark.parametrize("texts", [["a text", "another"] * 10, [["a text"], ["another"]] * 10])
+def test_texts_get_a_hint_at_the_vectorizer(texts):
+    y = [0, 1] * 10
+    for X in (texts, np.array(texts, object)):
+        with pytest.raises(ValueError, match="TfidfVectorizer"):
+            SparseExpertClassifier().fit(X, y)
+    model = SparseExpertClassifier().fit(np.eye(2)[y], y)
+    with pytest.raises(ValueError, match="TfidfVectorizer"):
+        model.predict([["a text", "b"]])
+
+
+@pytest.mark.parametrize(
+    "y",
+    [[["a", "b"], ["c"]] * 60, [("a", "b"), ("c", "d")] * 60, [{"a"}, {"b", "c"}] * 60],
+    ids=["lists", "tuples", "sets"],
+)
+def test_collections_of_labels_get_a_hint_at_the_binarizer(y):
+    X, _ = draw_classes()
+    with pytest.raises(ValueError, match="MultiLabelBinarizer"):
+        SparseExpertClassifier().fit(X, y)
+
+
+def test_a_label_that_is_none_is_named():
+    X, y = draw_classes()
+    labels = np.array(["a", "b", None], object)[y]
+    for targets in (labels, labels.tolist()):
+        with pytest.raises(ValueError, match="y contains None"):
+            SparseExpertClassifier().fit(X, targets)
+        with pytest.raises(ValueError, match="y contains None"):
+            TopKSearchCV(SparseExpertClassifier()).fit(X, targets)
+
+
+INDICATORS = {
+    "-1 and 1": lambda Y: 2 * Y - 1,
+    "1 and 2": lambda Y: Y + 1,
+    "0 and 2": lambda Y: 2 * Y,
+    "sparse -1 and 1": lambda Y: sparse.csr_array(2 * Y - 1),
+    "sparse 0 and 2": lambda Y: sparse.csr_array(2 * Y),
+}
+
+
+@pytest.mark.parametrize("name", INDICATORS)
+def test_indicator_matrices_hold_0_and_1_only(name):
+    X, _ = draw_classes()
+    Y = (np.random.RandomState(0).rand(120, 4) < 0.4).astype(int)
+    wrong = INDICATORS[name](Y)
+    model = SparseExpertClassifier(random_state=0)
+    for call in (
+        lambda: model.fit(X, wrong),
+        lambda: model.partial_fit(X, wrong),
+        lambda: model.fit(X, Y, X_val=X, y_val=wrong),
+    ):
+        with pytest.raises(ValueError, match="y holds .*2|y holds .*-1|same type of target"):
+            call()
+    assert not hasattr(model, "classes_")
+    expected = model.fit(X, Y).predict(X)
+    for right in (Y > 0, Y.astype(float), sparse.csr_array(Y), sparse.lil_array(Y)):
+        assert_array_equal(clone(model).fit(X, right).predict(X), expected)
+
+
+@pytest.mark.parametrize(
+    "class_weight",
+    [[1, 2, 3], {0: np.nan, 1: 1, 2: 1}, {0: -1, 1: 1, 2: 1}, {0: np.inf, 1: 1, 2: 1}, {0: "a"}],
+    ids=str,
+)
+def test_class_weights_that_are_no_weights_are_refused(class_weight):
+    with pytest.raises(ValueError, match="class_weight"):
+        SparseExpertClassifier(class_weight=class_weight).fit(*draw_classes())
+
+
+@pytest.mark.parametrize("class_weight", [{0: 1, 1: 2}, [{0: 1, 1: 2}] * 3, [{0: -1}] * 4])
+def test_weights_of_labels_are_a_dict_for_each(class_weight):
+    X, _ = draw_classes()
+    Y = (np.random.RandomState(0).rand(120, 4) < 0.4).astype(int)
+    with pytest.raises(ValueError, match="class_weight"):
+        SparseExpertClassifier(class_weight=class_weight).fit(X, Y)
+
+
+def test_early_stopping_takes_fewer_held_out_samples_than_classes():
+    X, y = draw_classes(200, 12)
+    labels = np.arange(200) % 70
+    model = SparseExpertClassifier(early_stopping=True, random_state=0).fit(X, labels)
+    assert len(model.classes_) == 70 and len(model.validation_scores_) >= 1
+
+
+def test_messages_list_at_most_ten_classes():
+    X, _ = draw_classes(200, 12)
+    model = SparseExpertClassifier(random_state=0)
+    model.partial_fit(X, np.arange(200) % 100, classes=np.arange(100))
+    unknown = r"\[50, .*, 59, \.\.\.\] \(50\); classes are .*9, \.\.\.\] \(50\)"
+    with pytest.raises(ValueError, match=unknown):
+        clone(model).partial_fit(X, np.arange(200) % 100, classes=np.arange(50))
+    with pytest.raises(ValueError, match=r"9, \.\.\.\] \(100\), y has .*9, \.\.\.\] \(50\)"):
+        model.set_params(warm_start=True).fit(X, np.arange(200) % 50)
+
+
+def test_the_sum_of_duplicates_has_to_be_finite():
+    value = np.finfo(np.float32).max
+    X = sparse.csr_array(
+        (np.full(4, value, np.float32), np.zeros(4, int), np.arange(0, 5, 2)), shape=(2, 3)
+    )
+    with pytest.raises(ValueError, match="duplicate entries"):
+        SparseExpertClassifier().fit(X, [0, 1])
+
+
+def test_a_device_that_is_not_there_is_named():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("torch finds a CUDA device")
+    with pytest.raises(ValueError, match="device='cuda' is not available"):
+        SparseExpertClassifier(device="cuda").fit(*draw_classes())
+
+
+def test_many_labels_are_never_made_dense():
+    n_samples, n_labels = 3000, 20_000
+    rng = np.random.RandomState(0)
+    places = rng.randint(n_labels, size=2 * n_samples)
+    parts = np.ones(2 * n_samples), (np.arange(2 * n_samples) // 2, places)
+    Y = sparse.csr_array(parts, shape=(n_samples, n_labels))
+    Y.data[:] = 1
+    tracemalloc.start()
+    try:
+        labels, classes, multilabel = check_targets(Y)
+        samples = Samples(None, labels, np.ones(n_samples), classes, multilabel)
+        assert weigh_classes("balanced", samples).shape == (n_samples,)
+        assert sparse.issparse(check_labels(SparseExpertClassifier(), Y))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < n_samples * n_labels / 4  # bytes; a dense matrix of bool has four times as many
+
+
+# Arrays that kernels must not be given
+
+
+def with_indices(X, indices=None, indptr=None):
+    """A copy whose index arrays are replaced, past the checks of scipy."""
+    X = sparse.csr_array(X).copy()
+    X.indices = X.indices if indices is None else indices(X.indices)
+    X.indptr = X.indptr if indptr is None else indptr(X.indptr)
+    return X
+
+
+def with_last(number):
+    def replace_last(array):
+        array = array.copy()
+        array[-1] = number
+        return array
+
+    return replace_last
+
+
+DAMAGES = {
+    "big-endian": {"indices": lambda a: a.astype(">i4"), "indptr": lambda a: a.astype(">i4")},
+    "unsigned": {"indices": lambda a: a.astype(np.uint32)},
+    "floats": {"indices": lambda a: a.astype(float)},
+    "short": {"indices": lambda a: a.astype(np.int8), "indptr": lambda a: a.astype(np.int16)},
+    "negative": {"indices": with_last(-1)},
+    "too large": {"indices": with_last(10**6)},
+    "rows too long": {"indptr": with_last(10**6)},
+    "rows backwards": {"indptr": lambda a: a[::-1].copy()},
+}
+
+
+@pytest.mark.filterwarnings("ignore:ind.* array has non-integer dtype")
+@pytest.mark.parametrize("name", DAMAGES)
+def test_indices_that_leave_the_memory_are_refused_by_every_method(name):
+    X, y = draw_classes()
+    damaged = with_indices(X, **DAMAGES[name])
+    model = SparseExpertClassifier(random_state=0).fit(X, y)
+    with pytest.raises((ValueError, TypeError)):
+        SparseExpertClassifier().fit(damaged, y)
+    with pytest.raises((ValueError, TypeError)):
+        SparseExpertClassifier().partial_fit(damaged, y, classes=[0, 1, 2])
+    for method in METHODS:
+        with pytest.raises((ValueError, TypeError)):
+            getattr(model, method)(damaged)
+
+
+def test_read_only_arrays_need_no_further_compilation():
+    X, y = draw_classes()
+    weight = np.ones(len(y))
+
+    def use(X, weight):
+        model = SparseExpertClassifier(random_state=0).fit(X, y, sample_weight=weight)
+        for array in (*model._model.values(), model.router_coef_.indices):
+            array.flags.writeable = weight.flags.writeable
+        probabilities = model.predict_proba(X)
+        model.transform(X)
+        model.partial_fit(X, y, sample_weight=weight)
+        return probabilities
+
+    def count_signatures():
+        return {name: len(getattr(numba_engine, name).signatures) for name in numba_engine.__all__}
+
+    expected, before = use(X, weight), count_signatures()
+    locked, locked_weight = X.copy(), weight.copy()
+    for array in (locked.data, locked.indices, locked.indptr, locked_weight):
+        array.flags.writeable = False
+    assert_array_equal(use(locked, locked_weight), expected)
+    assert count_signatures() == before

@@ -21,6 +21,10 @@ class TorchEngine:
             self.device = torch.device(device)
         except RuntimeError as error:
             raise ValueError(f"device={device!r} is not a device of PyTorch: {error}") from error
+        try:
+            torch.zeros(1, device=self.device)
+        except (AssertionError, RuntimeError) as error:  # as for "cuda" on a machine without one
+            raise ValueError(f"device={device!r} is not available: {error}") from error
 
     def linear_epoch(self, X, rows, targets, ignored, margins, bias, schedule, batch_size):
         order, squared_norms, sample_weight = map(self._tensor, rows)

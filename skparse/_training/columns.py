@@ -8,12 +8,20 @@ from scipy import sparse
 from .._csr import with_smallest_index_dtype
 from .._engines.arguments import DenseRouter
 from .._model import SparseExpertModel
+from .scales import weighted_quantile
 
 # A score passes the ReLU if it is at most so far below the largest of its sample: an expert with
 # a lower one would have a gate weight of nearly zero.
 SCORE_RANGE = 48.0
 ROUNDING = 1e-12  # of the deviation of a constant column, relative to its value
 ROWS = 1024  # that are standardised at a time
+# Entries of a column count as at most so many times as far from its median as the upper quartile
+# of those that are not equal to it.
+MAX_QUARTILES = 20.0
+# A standardised value that is trained on is at most so large. The squared norm of a row is at most
+# that of one such value, plus the square of MAX_ROW_DEVIATION for each column.
+MAX_DEVIATIONS = 10.0
+MAX_ROW_DEVIATION = 3.0
 
 
 class Columns(NamedTuple):
@@ -32,6 +40,9 @@ class Columns(NamedTuple):
 def measure_columns(data):
     """Measure the weighted mean and standard deviation of every column.
 
+    Entries that are far from all others count as if they were nearer, so that a single one does
+    not make the others equal.
+
     Returns
     -------
     offset : ndarray (n_features,) of float64
@@ -44,17 +55,31 @@ def measure_columns(data):
     for j in range(X.shape[1]):
         part = slice(X.indptr[j], X.indptr[j + 1])
         weight, values = share[X.indices[part]], X.data[part].astype(np.float64)
-        offset[j] = (weight * values).sum()
         # The rows that store nothing are zeros.
         rest = max(1 - weight.sum(), 0) if len(weight) < X.shape[0] else 0
+        values = _draw_in(np.append(values, 0.0), np.append(weight, rest))[:-1]
+        offset[j] = (weight * values).sum()
         variance[j] = (weight * (values - offset[j]) ** 2).sum() + rest * offset[j] ** 2
     deviation = np.sqrt(variance)
     constant = deviation <= ROUNDING * np.abs(offset)
     return offset, np.where(constant, 0, 1 / np.where(constant, 1, deviation))
 
 
+def _draw_in(values, weight):
+    """Move entries that are far from all others nearer to the median; returns the values."""
+    median = weighted_quantile(values, weight, 0.5)
+    distances = np.abs(values - median)
+    far = distances > 0
+    if not (weight[far] > 0).any():
+        return values
+    limit = MAX_QUARTILES * weighted_quantile(distances[far], weight[far], 0.75)
+    return np.clip(values, median - limit, median + limit)
+
+
 def standardise(X, offset, factor):
     """Subtract an offset from every column of a CSR array, and multiply it by a factor.
+
+    Values beyond `MAX_DEVIATIONS` are moved there, and rows that are still long are made shorter.
 
     Standardised columns have float32, which is precise enough to train on. So they are not larger
     than X, more than half of whose entries are nonzero and have an index beside them.
@@ -64,9 +89,12 @@ def standardise(X, offset, factor):
     Columns
     """
     values = np.empty(X.shape, np.float32)
+    largest = MAX_ROW_DEVIATION**2 * X.shape[1] + MAX_DEVIATIONS**2
     for first in range(0, len(values), ROWS):
         block = slice(first, first + ROWS)
-        values[block] = (X[block].toarray() - offset) * factor
+        part = ((X[block].toarray() - offset) * factor).clip(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        squares = np.einsum("ij,ij->i", part, part)
+        values[block] = part * np.sqrt(largest / np.maximum(squares, largest))[:, None]
     return Columns(values, offset, factor)
 
 

@@ -44,7 +44,8 @@ def connect(problem, draft):
         relevance[full] = scale_full_columns(data, full, relevance[full])
     values = relevance[data.X.indices]
     values *= data.X.data
-    data = replace(data, X=with_values(data.X, values), relevance=relevance)
+    factors = relevance if data.relevance is None else data.relevance * relevance
+    data = replace(data, X=with_values(data.X, values), relevance=factors)
     mass = with_values(mass, mass.data * np.repeat(relevance, np.diff(mass.indptr)))
     density, count = problem.options.weight_density, None
     if density is not None:

@@ -53,6 +53,7 @@ class TrainingData:
     binary: bool = False  # two classes, two experts: trained as a single margin
     full_columns: np.ndarray | None = None  # of X, that nearly all samples store, if any
     relevance: np.ndarray | None = None  # (n_features,), what the columns of X were multiplied by
+    row_factors: np.ndarray | None = None  # (n_samples,), what the rows of X were multiplied by
 
     @cached_property
     def geometry(self):
@@ -67,19 +68,21 @@ class TrainingData:
                 squares[first:last][filled] = np.add.reduceat(values * values, starts)
         total = weight.sum()
         mean_square = float((weight * squares).sum()) / total
-        if mean_square == 0:
+        if not squares.any():
             return Geometry(squares, 1.0, 0.0, 1.0, 1.0)
         nonzeros_per_row = float((weight * np.diff(X.indptr)).sum()) / total
         if self.full_columns is not None:
-            nonzeros_per_row -= float(self.exposure.feature[self.full_columns].sum()) / total
+            of_full = float(self.exposure.feature[self.full_columns].sum()) / total
+            # Where a sample of large weight has no other columns, they count.
+            nonzeros_per_row -= of_full if of_full < (1 - 1e-6) * nonzeros_per_row else 0
         # Positive, so that it is not orthogonal to counts; random, so that hardly any X is.
         direction = np.random.RandomState(0).uniform(0.5, 1.5, X.shape[1]).astype(X.dtype)
-        largest = 0.0
+        largest, shares = 0.0, (weight / total).astype(X.dtype)
         for _ in range(4):
             direction /= np.sqrt((direction * direction).sum())
             scores = X @ direction
-            moved = X.T @ (scores * self.sample_weight)
-            largest = float(np.sqrt((moved * moved).sum())) / total
+            moved = X.T @ (scores * shares)
+            largest = float(np.sqrt((moved * moved).sum()))
             if largest == 0:
                 break
             direction = moved

@@ -15,10 +15,12 @@ from .low_rank import add_products
 
 # Factors on the default scores and outputs, among which the held-out log-loss chooses.
 CALIBRATION_FACTORS = 2.0 ** (np.arange(-6, 5) / 3)
-# From this many samples on some are held out: one in HELD_OUT_EVERY, at most MAX_HELD_OUT.
+# From this many samples on some are held out: one in HELD_OUT_EVERY, at most MAX_HELD_OUT, but
+# always one in LARGE_HELD_OUT_EVERY.
 MIN_SAMPLES = 1024
 HELD_OUT_EVERY = 16
 MAX_HELD_OUT = 1000
+LARGE_HELD_OUT_EVERY = 64
 # Log-loss, in samples of mean weight, that a factor has to gain per its squared logarithm.
 FACTOR_PENALTY = 6.0
 # Weight of K = 1 in the log-loss; the rest is that of the largest K.
@@ -26,6 +28,7 @@ WEIGHT_OF_TOP_1 = 0.15
 # Penalty on the squared shift of b2, in samples of mean weight.
 INTERCEPT_PENALTY = 20.0
 INTERCEPT_STEPS = 15
+MAX_INTERCEPT_STEP = 0.5
 MAX_LOGITS = 2**18  # of held-out samples, from which b2 is calibrated
 
 
@@ -44,7 +47,7 @@ def hold_out(problem, draft):
     n_samples = problem.data.X.shape[0]
     held_out = np.zeros(n_samples, bool)
     if n_samples >= MIN_SAMPLES and not problem.options.multilabel:
-        every = max(HELD_OUT_EVERY, -(-n_samples // MAX_HELD_OUT))
+        every = max(HELD_OUT_EVERY, min(-(-n_samples // MAX_HELD_OUT), LARGE_HELD_OUT_EVERY))
         firsts = np.arange(0, n_samples - every + 1, every)
         held_out[firsts + problem.random_state.randint(every, size=len(firsts))] = True
     return replace(draft, held_out=held_out)
@@ -73,8 +76,8 @@ def calibrate_intercept(problem, draft, model):
     """Shift b2 of a complete model towards the least log-loss of the held-out samples.
 
     In training, b2 fits flat scores and samples that the model has learnt. Each step divides the
-    gradient by an upper bound of the curvature, so that no step raises the penalised loss. For a
-    class of most samples the bound is far above the curvature, and the shift ends too early.
+    gradient by the smaller of two: an upper bound of the curvature, and twice its diagonal, which
+    is far below the bound for a class of most samples.
     """
     rows = np.flatnonzero(draft.held_out)
     rows = rows[:: -(-len(rows) * len(model.intercept) // MAX_LOGITS)]
@@ -90,7 +93,10 @@ def calibrate_intercept(problem, draft, model):
         probabilities = np.exp(logits + shift - (logits + shift).max(axis=1, keepdims=True))
         probabilities *= (weight / probabilities.sum(axis=1))[:, None]
         expected = probabilities.sum(axis=0)
-        shift -= (expected - of_labels + penalty * shift) / (expected + penalty)
+        curvature = expected - (probabilities**2 / weight[:, None]).sum(axis=0)
+        curvature = np.minimum(expected, 2 * curvature) + penalty
+        step = (of_labels - expected - penalty * shift) / curvature
+        shift += step.clip(-MAX_INTERCEPT_STEP, MAX_INTERCEPT_STEP)
     return model._replace(intercept=(model.intercept + shift).astype(model.intercept.dtype))
 
 
@@ -104,6 +110,9 @@ def measure_held_out(problem, draft, model):
     data, scaling, factors = draft.data, draft.scaling, CALIBRATION_FACTORS
     weight = data.sample_weight[draft.held_out].astype(np.float64)
     X, classes = data.X[draft.held_out], data.labels[draft.held_out].indices
+    if data.row_factors is not None:  # predictions are for rows as they are
+        factor = data.row_factors[draft.held_out].astype(X.dtype)
+        X = with_values(X, X.data / np.repeat(factor, np.diff(X.indptr)))
     predictor = Predictor(model, problem.engine, problem.options.n_threads)
     output_factors = scaling.output_factor * factors
     # A gate of one weight does not depend on the factor on the scores.

@@ -5,6 +5,8 @@ A stage takes a `Problem`, which does not change, and a `Draft`, and returns a n
 
 from typing import NamedTuple
 
+import numpy as np
+
 from .._threads import open_threads
 from .completion import complete_model
 from .connections import connect, grow_connections, limit_density
@@ -23,6 +25,7 @@ from .low_rank import add_low_rank, start_low_rank
 from .nested import train_nested
 from .penalty import choose_penalty
 from .problem import Draft, Monitor, Problem
+from .scales import bound_scales
 from .text_clusters import assign_experts, choose_experts
 
 
@@ -37,6 +40,7 @@ class Recipe(NamedTuple):
 TEXT = Recipe(
     start=(
         hold_out,
+        bound_scales,
         choose_experts,
         connect,
         start_linear,
@@ -53,11 +57,12 @@ TEXT = Recipe(
 # More epochs on a fitted model, for `warm_start`. Pruning comes last, so that new connections
 # have been trained before their influence is compared.
 FURTHER = Recipe(
-    start=(assign_experts, grow_connections), train=(train_nested, limit_density, measure_load)
+    start=(bound_scales, assign_experts, grow_connections),
+    train=(train_nested, limit_density, measure_load),
 )
 # The next samples of a stream.
 STREAM = Recipe(
-    start=(assign_experts, grow_connections, advance_linear, limit_density),
+    start=(bound_scales, assign_experts, grow_connections, advance_linear, limit_density),
     train=(train_nested, measure_load),
 )
 # A new model for dense X, and more epochs on it, for `warm_start` and for streams.
@@ -90,6 +95,11 @@ def train(recipe, data, options, engine, random_state, monitor=None, **known):
     Returns
     -------
     Draft
+
+    Raises
+    ------
+    ValueError
+        If X or the weights are so large that a parameter of the model is not finite.
     """
     monitor = Monitor() if monitor is None else monitor
     with open_threads(options.n_threads) as threads:
@@ -101,4 +111,9 @@ def train(recipe, data, options, engine, random_state, monitor=None, **known):
         end_step(lambda: complete_model(problem, draft, draft.model))
         for stage in recipe.train:
             draft = stage(problem, draft)
+    if not all(np.isfinite(array).all() for array in draft.model.values()):
+        raise ValueError(
+            "X or sample_weight holds values too large or too small to train on: a weight of the "
+            f"model is not finite in {data.X.dtype}. Scale X, for example with MaxAbsScaler."
+        )
     return draft

@@ -123,12 +123,14 @@ def cluster_rows(X, weight, n_clusters, direction):
     n_rows = X.shape[0]
     if n_clusters == 1 or n_rows == 0:
         return np.zeros(n_rows, np.int64)
+    weight = weight / weight.max()
     norms = np.sqrt(with_values(X, X.data**2).sum(axis=1))
     norms = np.maximum(norms, np.finfo(X.dtype).tiny)
     places, group = np.unique((X @ direction) / norms, return_inverse=True)
     totals = np.cumsum(np.bincount(group, weight))
     middle = (np.concatenate([[0], totals[:-1]]) + totals) / (2 * totals[-1])
-    clusters = np.floor(n_clusters * middle).astype(np.int64)[group]
+    # Beside a huge weight, the middle of a small one is rounded to 1.
+    clusters = np.minimum(np.floor(n_clusters * middle), n_clusters - 1).astype(np.int64)[group]
     # Only the features that the rows have, so that the centroids are small.
     features, indices = np.unique(X.indices, return_inverse=True)
     X = sparse.csr_array((X.data, indices, X.indptr), shape=(n_rows, len(features)))

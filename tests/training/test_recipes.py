@@ -232,6 +232,8 @@ def test_the_model_takes_features_in_the_units_of_the_user(n_classes, n_samples)
         (router.data, router.indices, router.indptr), (X.shape[1], n_classes)
     )
     assert np.abs(rows.toarray() - X.toarray()).max() > 0.1
+    if trained.data.row_factors is not None:
+        rows = sparse.diags_array(1 / trained.data.row_factors) @ rows
     scores = rows @ router.toarray() + in_training.router_intercept
     found = X @ trained.model.router.toarray() + trained.model.router_intercept
     expected = trained.scaling.score_factor * scores

@@ -1,9 +1,16 @@
 """How the kernels are compiled, and which of them are cached on disk."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
-from numba import njit
+from numba import config, njit
+from numba.core.caching import FunctionCache
+
+if config.DISABLE_JIT:
+    raise ImportError(
+        "The kernels cannot run with NUMBA_DISABLE_JIT=1. Unset it, or use engine='torch'."
+    )
 
 # No fast-math: with it the compiler chooses between versions of a loop by the addresses of the
 # arrays, and the same seed no longer gives the same bits. It gained nothing measurable.
@@ -20,7 +27,7 @@ EVERY_ROW = {**HELPER, "forceinline": True}
 # and `np.empty` anew for every dtype and for the options of its caller.
 INLINED = {**HELPER, "inline": "always"}
 # Kernels that Python calls; they contain the code of their helpers.
-_KERNEL = {**HELPER, "no_cpython_wrapper": False, "cache": True}
+_KERNEL = {**HELPER, "no_cpython_wrapper": False}
 
 
 def digest_sources(folder):
@@ -45,4 +52,37 @@ def kernel(function):
     all files here: any change makes a new cache file.
     """
     function.__qualname__ = f"{function.__qualname__}_{SOURCE_DIGEST}"
-    return njit(**_KERNEL)(function)
+    compiled = njit(**_KERNEL)(function)
+    try:
+        compiled._cache = KernelCache(function)
+    except RuntimeError:  # no folder can be written
+        # It is this line for all kernels, so that the default filter shows one warning.
+        warnings.warn(
+            "Compiled code cannot be kept on disk, because no cache folder can be written: every "
+            "process compiles again, for some seconds. Set the environment variable "
+            "NUMBA_CACHE_DIR to a folder that can be written.",
+            RuntimeWarning,
+            stacklevel=1,
+        )
+    return compiled
+
+
+class KernelCache(FunctionCache):
+    """Compiled code on disk; a file that cannot be read, or not be written, is no error."""
+
+    def load_overload(self, sig, target_context):
+        """Load compiled code; None if there is none or the file is damaged."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what unpickling a damaged file raises is not specified
+            return None
+
+    def save_overload(self, sig, data):
+        """Save compiled code. A damaged index is begun anew."""
+        try:
+            super().save_overload(sig, data)
+        except OSError:  # such as a full disk
+            return
+        except Exception:
+            self.flush()
+            super().save_overload(sig, data)
