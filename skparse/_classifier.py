@@ -44,13 +44,9 @@ from ._training.scores import ScoreScaling, default_scaling
 MAX_LOSSES = 10_000  # that are kept: those of a stream would grow without end
 # Attributes that only some fits leave; they never outlive the fit they belong to.
 _OF_SOME_FITS = (
-    "best_validation_score_",
-    "compression_",
-    "storage_dtype_",
-    "validation_scores_",
-    "_exposure",
-    "_columns",
-)
+    "best_validation_score_", "compression_", "storage_dtype_", "validation_scores_",
+    "_exposure", "_columns",
+)  # fmt: skip
 
 
 class SparseExpertClassifier(
