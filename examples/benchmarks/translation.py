@@ -417,7 +417,7 @@ def main():
         saved |= {"results": results, "dense_translations": dense}
         path.write_text(json.dumps(saved, indent=1))
         print(json.dumps(results[kind], indent=1), flush=True)
-    draw_figure(results, options.out / f"seed{options.seed}.png")
+    draw_figure(results, options.out / f"seed{options.seed}.svg")
 
 
 if __name__ == "__main__":
