@@ -61,7 +61,7 @@ class WordVectors(NamedTuple):
 def load_word_vectors(
     path, *, vocabulary=None, limit=None, encoding="utf-8", decode_error="strict", verbose=0
 ):
-    """Load pretrained word vectors from a file.
+    r"""Load pretrained word vectors from a file.
 
     The formats are those of GloVe, fastText and word2vec:
 
@@ -128,7 +128,7 @@ def load_word_vectors(
     >>> from skparse.feature_extraction import load_word_vectors
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "colours.txt")
-    ...     _ = path.write_text("red 1 0.5\\nblue 0.25 2\\n")
+    ...     _ = path.write_text("red 1 0.5\nblue 0.25 2\n")
     ...     words, vectors = load_word_vectors(path)
     >>> words
     ['red', 'blue']

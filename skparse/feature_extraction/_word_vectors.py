@@ -233,7 +233,7 @@ class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 f"dimensions, {vectors.shape[1]}"
             )
         counter.set_params(vocabulary=list(rows), dtype=self.dtype)
-        counts = counter.fit_transform(X)
+        counts = counter.transform(X)  # no fit: its vocabulary is given
         if counts.shape[0] == 0:
             raise ValueError("X has no texts: at least one is required")
         counter.set_params(vocabulary=None)  # its vocabulary_ is enough from here on
