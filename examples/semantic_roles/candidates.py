@@ -1,6 +1,6 @@
 """Which words may head an argument of a predicate, and the tokens that belong to them."""
 
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,11 +11,12 @@ MIN_COUNT = 10  # of children, for a rule of a role of its own
 
 
 class Tree(NamedTuple):
-    """Children, first and last tokens of the subtrees of a sentence."""
+    """Children, first and last tokens of the subtrees of a sentence, and steps from the root."""
 
     children: list
     first: list
     last: list
+    depth: list
 
 
 class Candidate(NamedTuple):
@@ -45,7 +46,7 @@ def build_tree(sentence):
         if head >= 0:
             first[head] = min(first[head], first[token])
             last[head] = max(last[head], last[token])
-    return Tree(children, first, last)
+    return Tree(children, first, last, depth)
 
 
 def find_candidates(sentence, tree, predicate):
@@ -61,15 +62,15 @@ def find_candidates(sentence, tree, predicate):
 
 
 def gold_roles(sentence, candidates, predicate):
-    """Return the role of each candidate: that of the argument whose head it is."""
-    roles = {}
-    for start, end, role in predicate.arguments:
-        heads = [t for t in range(start, end) if not start <= sentence.heads[t] < end]
-        for candidate in candidates:
-            if candidate.token in heads:
-                roles.setdefault(candidate.token, (role, start, end))
-                break
-    return [roles.get(candidate.token, (NONE, 0, 0)) for candidate in candidates]
+    """Return the argument whose head each candidate is, or None; one candidate per argument."""
+    tokens = {candidate.token for candidate in candidates}
+    found = {}
+    for argument in predicate.arguments:
+        inside = range(argument.start, argument.end)
+        heads = [t for t in inside if sentence.heads[t] not in inside and t in tokens]
+        if heads:
+            found.setdefault(heads[0], argument)
+    return [found.get(candidate.token) for candidate in candidates]
 
 
 @dataclass
@@ -81,10 +82,11 @@ class SpanRules:
     child, its side, the relation of the branch with the predicate, and the role.
     """
 
-    counts: dict = field(default_factory=lambda: defaultdict(int))
+    counts: Counter = field(default_factory=Counter)
 
-    def fit_argument(self, sentence, tree, candidate, role, start, end):
+    def fit_argument(self, sentence, tree, candidate, argument):
         """Count the children of a head that are inside and outside of an argument."""
+        start, end, role = argument
         for child in tree.children[candidate.token]:
             if child != candidate.branch:
                 inside = start <= tree.first[child] and tree.last[child] < end
@@ -112,7 +114,7 @@ class SpanRules:
 
     def _belongs(self, sentence, tree, candidate, role, child):
         for key in self._keys(sentence, tree, candidate, role, child):
-            inside, outside = self.counts.get((key, True), 0), self.counts.get((key, False), 0)
+            inside, outside = self.counts[key, True], self.counts[key, False]
             if inside + outside >= MIN_COUNT:
                 return inside >= outside
         return sentence.upos[child] != "PUNCT"
