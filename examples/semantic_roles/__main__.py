@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 
 from skparse import SparseExpertClassifier
 
-from .labeller import TOP_KS, CandidateLabeller, TagLabeller
+from .labeller import TOP_KS, CandidateLabeller, TagLabeller, top_features
 from .picture import draw_sentence
 from .scores import score_arguments
 from .sentences import read_sentences
@@ -55,6 +55,10 @@ def build_parser():
     label.add_argument("model", type=Path)
     label.add_argument("--sentences", type=Path, default=HAND_MADE)
     label.add_argument("--picture", type=Path, help="draw the first sentence to a file")
+    features = add("features", run_features, "Print the features that speak for a role.")
+    features.add_argument("model", type=Path, help="a model of the method candidates")
+    features.add_argument("role", help="such as ARG0")
+    features.add_argument("--sentences", type=Path, default=HAND_MADE, help="give the names")
     compare = add("compare", run_compare, "Fit several classifiers to the same rows; score them.")
     compare.add_argument("--train", type=Path, default=HAND_MADE)
     compare.add_argument("--test", type=Path, default=HAND_MADE)
@@ -102,6 +106,13 @@ def run_label(options):
             draw_sentence(sentence, arguments).savefig(options.picture)
 
 
+def run_features(options):
+    """Print the features of a role with their weights."""
+    labeller, sentences = joblib.load(options.model), read_sentences(options.sentences)
+    for name, weight in top_features(labeller, sentences, options.role):
+        print(f"{weight:8.3f}  {name}")
+
+
 def run_compare(options):
     """Print a row for each classifier: accuracy, F1, seconds, bytes."""
     train, test = read_sentences(options.train), read_sentences(options.test)
@@ -123,7 +134,8 @@ def run_compare(options):
         size = len(pickle.dumps(labeller.classifier_)) / 1e6
         variants = {name: TOP_KS}
         if isinstance(labeller.classifier_, SparseExpertClassifier):
-            variants = {f"{name}, mean": TOP_KS, **{f"{name}, K = {k}": (k,) for k in TOP_KS}}
+            variants = {f"{name}, mean": TOP_KS}
+            variants |= {f"{'':4}K = {top_k}": (top_k,) for top_k in (1, 2, 4, 8)}
         for title, top_ks in variants.items():
             labeller.set_params(top_ks=top_ks)
             probabilities = labeller.probabilities(test_rows)

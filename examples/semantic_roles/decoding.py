@@ -6,7 +6,6 @@ from .candidates import NONE
 from .sentences import Argument
 
 CORE = tuple(f"ARG{letter}" for letter in "012345A")  # each occurs once per predicate
-MIN_PROBABILITY = 0.01  # of a role that is tried
 FLOOR = 1e-6  # a probability of zero would forbid a role
 SMOOTHING = 0.01  # added to the count of every pair of tags
 
@@ -14,10 +13,10 @@ SMOOTHING = 0.01  # added to the count of every pair of tags
 def decode_candidates(probabilities, roles, span_of, predicate):
     """Return the most probable arguments of a predicate.
 
-    A dynamic programme over the candidates, ordered by the start of their spans. Its states are
-    the end of the last argument and the core roles so far. It is exact: no other set of
-    arguments that do not overlap, with each core role at most once, has a larger product of
-    probabilities (among roles of at least `MIN_PROBABILITY`).
+    Arguments do not overlap, and each core role occurs once. Among such sets the result has the
+    largest product of probabilities. A dynamic programme finds it: candidates are ordered by the
+    start of their spans, and a state is the end of the last argument with the core roles so far.
+    A role that is less probable than none is never a gain.
 
     Parameters
     ----------
@@ -35,24 +34,20 @@ def decode_candidates(probabilities, roles, span_of, predicate):
         Ordered by start.
     """
     logs = np.log(np.maximum(probabilities, FLOOR))
-    none = logs[:, roles.index(NONE)]
-    options = []  # (start, end, candidate, role, gain over no argument)
-    for number, column in zip(*np.nonzero(probabilities >= MIN_PROBABILITY), strict=True):
-        role = roles[column]
-        if role != NONE:
-            start, end = span_of(number, role)
-            if not start <= predicate < end:
-                gain = logs[number, column] - none[number]
-                options.append((start, end, number, role, gain))
-    options.sort()
-    states = {(0, 0, -1): (0.0, ())}  # end, core roles, last candidate -> gain, arguments
-    for start, end, number, role, gain in options:
+    none = logs[:, roles.index(NONE)] if NONE in roles else np.full(len(logs), np.log(FLOOR))
+    gains = logs - none[:, np.newaxis]
+    options = []
+    for number, column in zip(*np.nonzero(gains > 0), strict=True):
+        start, end = span_of(number, roles[column])
+        if not start <= predicate < end:
+            options.append((start, end, roles[column], gains[number, column]))
+    states = {(0, 0): (0.0, ())}  # end and core roles -> gain and arguments
+    for start, end, role, gain in sorted(options):
         bit = 1 << CORE.index(role) if role in CORE else 0
-        for (last_end, core, last), (total, chosen) in list(states.items()):
-            if last_end <= start and not core & bit and last != number:
-                key = (end, core | bit, number)
-                if key not in states or states[key][0] < total + gain:
-                    states[key] = (total + gain, (*chosen, Argument(start, end, role)))
+        for (last, core), (total, chosen) in list(states.items()):
+            key = end, core | bit
+            if last <= start and not core & bit and states.get(key, (0.0,))[0] < total + gain:
+                states[key] = total + gain, (*chosen, Argument(start, end, role))
     return list(max(states.values(), key=lambda state: state[0])[1])
 
 

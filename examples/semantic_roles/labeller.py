@@ -23,7 +23,7 @@ from .pairs import (
 from .sentences import arguments_of_tags, tags_of_arguments
 
 N_BITS = 18
-TOP_KS = (1, 2, 4, 8)
+TOP_KS = (1, 2, 4)
 SENTENCES_PER_REPORT = 1000
 MARGIN_FACTOR = 3.0  # from the margins of a linear SVM to logits
 
@@ -37,7 +37,7 @@ class Labeller(BaseEstimator):
         None is ``SparseExpertClassifier(random_state=0)``.
     n_bits : int, default=18
         X has ``2 ** n_bits`` columns.
-    top_ks : tuple of int, default=(1, 2, 4, 8)
+    top_ks : tuple of int, default=(1, 2, 4)
         The probabilities are the mean over these sparsity levels of a `SparseExpertClassifier`.
         One fit trains all of them, and one pass predicts them.
     report : callable, default=None
@@ -88,6 +88,8 @@ class Labeller(BaseEstimator):
 
     def probabilities(self, rows):
         """Return the probabilities of `classes_` for all rows."""
+        if rows.X.shape[0] == 0:
+            return np.zeros((0, len(self.classes_)))
         X, classifier = self.weights_.transform(rows.X), self.classifier_
         if hasattr(classifier, "predict_proba_path"):
             top_ks = [k for k in self.top_ks if k <= classifier.top_k]
@@ -107,6 +109,42 @@ class Labeller(BaseEstimator):
     def _report(self, n_done, n_all):
         if self.report is not None and (n_done % SENTENCES_PER_REPORT == 0 or n_done == n_all):
             self.report(n_done, n_all)
+
+
+def top_features(labeller, sentences, role, n_features=20, min_count=5):
+    """Return features that speak for a role of a `CandidateLabeller`, the largest weight first.
+
+    The weight of a feature is its mean contribution to the scores of the experts of the role.
+
+    Parameters
+    ----------
+    labeller : CandidateLabeller
+        Fitted with a `SparseExpertClassifier`.
+    sentences : list of Sentence
+        Where the features get their names from.
+    role : str
+    n_features : int, default=20
+    min_count : int, default=5
+        Least number of candidates of `sentences` that have the feature.
+
+    Returns
+    -------
+    list of (str, float)
+        Names, such as "sense+r=give.01 nsubj", and weights.
+    """
+    if role not in labeller.classes_:
+        raise ValueError(f"the role {role!r} is none of {', '.join(labeller.classes_)}")
+    rows = labeller.extract(sentences)
+    classifier, X = labeller.classifier_, labeller.weights_.transform(rows.X)
+    outputs = classifier.expert_coef_.toarray()
+    toward = outputs[:, labeller.classes_.index(role)] - outputs.mean(axis=1)
+    weights = classifier.router_coef_ @ toward
+    counts = np.bincount(X.indices, minlength=X.shape[1])
+    sums = np.bincount(X.indices, weights=X.data, minlength=X.shape[1])
+    scores = np.where(counts >= min_count, weights * sums / np.maximum(counts, 1), -np.inf)
+    best = np.argsort(-scores, kind="stable")[:n_features].tolist()
+    names = rows.table.name_columns(set(best), labeller.features, labeller.n_bits)
+    return [(names[column], scores[column]) for column in best if column in names]
 
 
 class Rows:

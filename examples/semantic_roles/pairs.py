@@ -13,8 +13,9 @@ sense+w  lemma+w  sense+marker  sense+marker+r  lemma+x+path  r+voice+side  path
 px+path  x+side+distance  r+distance+side  r+rank+side  path+rank  branch+path+w
 lemma+frame+r+side  slot+voice  sense+slot  marker+r  marker+w  w+px  r+pr  path+pr
 left+r  right+r  leftx+x+rightx  first+r  last+r  firstx+x+r  up+r  r+subject+path
-sense+r+subject+path  below+path  suffix+r  commas+path  near+r  u+path+marker  words+w  lemma+words
-pw+r+marker  px+r+side+voice  pr+r+x+side  sense+suffix+r  marker+suffix+r  lemma+above+branch
+sense+r+subject+path  below+path  suffix+r  commas+path  near+r  u+path+marker  words+w
+lemma+words  pw+r+marker  px+r+side+voice  pr+r+x+side  sense+suffix+r  marker+suffix+r
+lemma+above+branch
 """.split()
 
 
@@ -48,11 +49,11 @@ OF_TOKEN = (
 )  # fmt: skip
 TOKEN_FEATURES = """
 w  x  suffix  place  sense  left  right  left2  right2  tags  lemma+place  sense+side
-w+side  x+side  lemma+w  sense+w  lemma+x+side  sense+x+side  lemma+tags  sense+tags  x+tags  px+tags
-w+left  w+right  w+leftx  x+left  x+right  x+leftx+rightx  left2x+leftx+x  x+rightx+right2x
-left2+left+w  w+right+right2  left+right  x+place  x+verbs+side  x+commas+side  verbs+commas+side
-sense+leftx+x+side  sense+x+rightx+side  sense+left+side  sense+w+side  suffix+side
-passive+x+side  passive+lemma+side  passive+tags  px+x+verbs+side  left+tags  w+tags
+w+side  x+side  lemma+w  sense+w  lemma+x+side  sense+x+side  lemma+tags  sense+tags  x+tags
+px+tags  w+left  w+right  w+leftx  x+left  x+right  x+leftx+rightx  left2x+leftx+x
+x+rightx+right2x  left2+left+w  w+right+right2  left+right  x+place  x+verbs+side  x+commas+side
+verbs+commas+side  sense+leftx+x+side  sense+x+rightx+side  sense+left+side  sense+w+side
+suffix+side  passive+x+side  passive+lemma+side  passive+tags  px+x+verbs+side  left+tags  w+tags
 lemma+leftx+x+rightx  left2x+leftx+x+rightx+right2x  w+commas+verbs+side  w+px+place
 """.split()
 TREE_FEATURES = """
@@ -83,8 +84,8 @@ def token_strings(sentence, tree, predicate):
             f"{side}{min(high - low, 12)}", side,
             side + (" ".join(between) if len(between) <= LONGEST_TAGS else "..."),
             str(min(n_verbs, 3)), str(min(sentence.tokens[low + 1 : high].count(","), 2)),
-            forms[place], forms[place + 4], tags[place], tags[place + 4], "passive" if is_passive else "",
-            path, top, opens, closes,
+            forms[place], forms[place + 4], tags[place], tags[place + 4],
+            "passive" if is_passive else "", path, top, opens, closes,
         ))  # fmt: skip
     return rows
 

@@ -86,9 +86,10 @@ def _read_json(lines, path):
                 for p in row["predicates"]
             ]
             parts = row["tokens"], row["upos"], row["xpos"], heads, row["deprel"]
+            sentence = _check(Sentence(*parts, predicates))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: no sentence ({error!r})") from error
-        yield _check_tree(Sentence(*parts, predicates), path, number)
+        yield sentence
 
 
 def _read_conllu(lines, path):
@@ -116,16 +117,17 @@ def _read_conllu(lines, path):
                 rows.append(fields)
         elif rows:
             try:
-                sentence = _sentence_of_rows(rows, columns)
+                sentence = _check(_sentence_of_rows(rows, columns))
             except (ValueError, IndexError) as error:
                 raise ValueError(f"{path}, sentence at line {start}: {error}") from error
-            yield _check_tree(sentence, path, start)
+            yield sentence
             rows = []
 
 
 def _sentence_of_rows(rows, columns):
     at = {name: [row[columns.index(name)] for row in rows] for name in columns}
-    heads = [int(head) - 1 for head in at["HEAD"]]
+    heads = [int(head) - 1 if head != "_" else -1 for head in at["HEAD"]]
+    _check_heads(heads)
     sentence = Sentence(at["FORM"], at["UPOS"], at["XPOS"], heads, at["DEPREL"])
     n_columns = len(columns)
     if "UP:PRED" in at:
@@ -180,16 +182,23 @@ def _full_role(role):
     return role
 
 
-def _check_tree(sentence, path, line):
+def _check_heads(heads):
+    for token, head in enumerate(heads):
+        if not -1 <= head < len(heads):
+            raise ValueError(f"the head of token {token + 1} is outside of the sentence")
+    for token in range(len(heads)):
+        if token in ancestors(heads, token):
+            raise ValueError(f"token {token + 1} is in no tree: it is above itself")
+
+
+def _check(sentence):
     n_tokens = len(sentence.tokens)
     columns = (sentence.upos, sentence.xpos, sentence.heads, sentence.relations)
     if any(len(column) != n_tokens for column in columns):
-        raise ValueError(f"{path}, line {line}: the columns have different lengths")
-    for token, head in enumerate(sentence.heads):
-        if not -1 <= head < n_tokens or token in ancestors(sentence.heads, token):
-            raise ValueError(f"{path}, line {line}: token {token + 1} is in no tree")
+        raise ValueError("the columns have different lengths")
+    _check_heads(sentence.heads)
     for predicate in sentence.predicates:
         ends = [predicate.token + 1, *(argument.end for argument in predicate.arguments)]
         if max(ends) > n_tokens:
-            raise ValueError(f"{path}, line {line}: a position is outside of the sentence")
+            raise ValueError("a position is outside of the sentence")
     return sentence
