@@ -295,10 +295,11 @@ def test_rows_have_a_column_for_the_strings_of_each_feature(sentences):
     assert rows.X.shape == (rows.starts[-1], 1 << 24)
     assert_array_equal(np.diff(rows.X.indptr), len(CANDIDATE_FEATURES))
     assert (rows.X.data == 1).all()
-    names = rows.table.name_columns(set(rows.X.indices), CANDIDATE_FEATURES, 24)
-    assert set(names) == set(rows.X.indices)
-    assert len(set(names.values())) == len(names)
-    first = {names[column] for column in rows.X[[0]].indices}  # "teacher" of "gave"
+    names = rows.table.name_columns(CANDIDATE_FEATURES, 24)
+    assert set(names) == set(rows.X.indices.tolist())
+    counts = np.bincount(rows.X.indices, minlength=1 << 24)
+    assert all(count == counts[column] for column, (_, count) in names.items())
+    first = {names[column][0] for column in rows.X[[0]].indices}  # "teacher" of "gave"
     assert {"w=teacher", "r=nsubj", "sense+r+side=give.01 nsubj L", "px+path=VBD nsubj"} <= first
     assert {part for name in CANDIDATE_FEATURES for part in name.split("+")} <= {
         *WORD, *PREDICATE, *OF_CANDIDATE, *(f"p{name}" for name in WORD),

@@ -54,7 +54,8 @@ def build_parser():
     label = add("label", run_label, "Print the arguments of parsed sentences.")
     label.add_argument("model", type=Path)
     label.add_argument("--sentences", type=Path, default=HAND_MADE)
-    label.add_argument("--picture", type=Path, help="draw the first sentence to a file")
+    label.add_argument("--picture", type=Path, help="draw a sentence to a file")
+    label.add_argument("--number", type=int, default=1, help="of the sentence to draw")
     features = add("features", run_features, "Print the features that speak for a role.")
     features.add_argument("model", type=Path, help="a model of the method candidates")
     features.add_argument("role", help="such as ARG0")
@@ -93,16 +94,16 @@ def run_evaluate(options):
 
 
 def run_label(options):
-    """Print the arguments of sentences, and draw the first one if asked for."""
+    """Print the arguments of sentences, and draw one of them if asked for."""
     sentences, labeller = read_sentences(options.sentences), joblib.load(options.model)
     results = iter(labeller.predict(sentences))
-    for number, sentence in enumerate(sentences):
+    for number, sentence in enumerate(sentences, start=1):
         print(" ".join(sentence.tokens))
         arguments = [next(results) for _ in sentence.predicates]
         for predicate, found in zip(sentence.predicates, arguments, strict=True):
             parts = [f"[{a.role} {' '.join(sentence.tokens[a.start : a.end])}]" for a in found]
             print(f"    {predicate.roleset}: {' '.join(parts)}")
-        if options.picture and number == 0:
+        if options.picture and number == options.number:
             draw_sentence(sentence, arguments).savefig(options.picture)
 
 

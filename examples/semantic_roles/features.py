@@ -66,16 +66,19 @@ class Table:
         X.data[:] = 1
         return X
 
-    def name_columns(self, wanted, features, n_bits):
-        """Return names of columns, such as "sense+r=give.01 nsubj", from rows that have them."""
+    def name_columns(self, features, n_bits):
+        """Return {column: (name, count)}: its most frequent feature, and the rows that have it.
+
+        A name is such as "sense+r=give.01 nsubj".
+        """
         strings, names = list(self.codes), {}
         numbers = self._numbers_by_name()
         for feature, column in zip(features, self._hashed(features, n_bits), strict=True):
-            found, rows = np.unique(column, return_index=True)
-            for number, row in zip(found, rows, strict=True):
-                if number in wanted and number not in names:
-                    parts = [strings[numbers(name)[row]] for name in feature.split("+")]
-                    names[number] = f"{feature}={' '.join(part or '-' for part in parts)}"
+            found, rows, counts = np.unique(column, return_index=True, return_counts=True)
+            for number, row, count in zip(found.tolist(), rows, counts.tolist(), strict=True):
+                if number not in names or count > names[number][1]:
+                    parts = [strings[numbers(name)[row]] or "-" for name in feature.split("+")]
+                    names[number] = f"{feature}={' '.join(parts)}", count
         return names
 
     def _numbers(self, strings):

@@ -111,10 +111,10 @@ class Labeller(BaseEstimator):
             self.report(n_done, n_all)
 
 
-def top_features(labeller, sentences, role, n_features=20, min_count=5):
+def top_features(labeller, sentences, role, n_features=20, min_count=10):
     """Return features that speak for a role of a `CandidateLabeller`, the largest weight first.
 
-    The weight of a feature is its mean contribution to the scores of the experts of the role.
+    The weight of a feature is its mean contribution to the experts of the role.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def top_features(labeller, sentences, role, n_features=20, min_count=5):
         Where the features get their names from.
     role : str
     n_features : int, default=20
-    min_count : int, default=5
+    min_count : int, default=10
         Least number of candidates of `sentences` that have the feature.
 
     Returns
@@ -138,13 +138,13 @@ def top_features(labeller, sentences, role, n_features=20, min_count=5):
     classifier, X = labeller.classifier_, labeller.weights_.transform(rows.X)
     outputs = classifier.expert_coef_.toarray()
     toward = outputs[:, labeller.classes_.index(role)] - outputs.mean(axis=1)
-    weights = classifier.router_coef_ @ toward
-    counts = np.bincount(X.indices, minlength=X.shape[1])
-    sums = np.bincount(X.indices, weights=X.data, minlength=X.shape[1])
-    scores = np.where(counts >= min_count, weights * sums / np.maximum(counts, 1), -np.inf)
-    best = np.argsort(-scores, kind="stable")[:n_features].tolist()
-    names = rows.table.name_columns(set(best), labeller.features, labeller.n_bits)
-    return [(names[column], scores[column]) for column in best if column in names]
+    values = np.bincount(X.indices, weights=X.data, minlength=X.shape[1])
+    values /= np.maximum(np.bincount(X.indices, minlength=X.shape[1]), 1)
+    weights = values * (classifier.router_coef_ @ toward)
+    names = rows.table.name_columns(labeller.features, labeller.n_bits)
+    columns = [column for column, (_, count) in names.items() if count >= min_count]
+    best = sorted(columns, key=weights.__getitem__, reverse=True)[:n_features]
+    return [(names[column][0], float(weights[column])) for column in best]
 
 
 class Rows:
