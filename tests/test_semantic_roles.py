@@ -23,7 +23,7 @@ from semantic_roles.decoding import (
 from semantic_roles.features import PREDICATE, WORD
 from semantic_roles.labeller import CandidateLabeller, TagLabeller
 from semantic_roles.pairs import CANDIDATE_FEATURES, OF_CANDIDATE
-from semantic_roles.scores import score_arguments
+from semantic_roles.scoring import score_arguments
 from semantic_roles.sentences import (
     Argument,
     Predicate,

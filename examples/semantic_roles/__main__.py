@@ -13,9 +13,9 @@ from sklearn.svm import LinearSVC
 
 from skparse import SparseExpertClassifier
 
+from .drawing import draw_sentence
 from .labeller import TOP_KS, CandidateLabeller, TagLabeller, top_features
-from .picture import draw_sentence
-from .scores import score_arguments
+from .scoring import score_arguments
 from .sentences import read_sentences
 
 HAND_MADE = Path(__file__).with_name("sentences.conllup")
