@@ -1,6 +1,10 @@
 """Texts as weighted means of word vectors, against a slow twin with loops."""
 
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import joblib
@@ -295,3 +299,14 @@ def test_word_vectors_help_where_few_texts_have_labels(data_home, load_corpus):
         for features in (tfidf, make_union(tfidf, vectors))
     ]
     assert scores[1] > scores[0] + 0.2
+
+
+def test_the_example_runs_without_data_sets():
+    project = Path(__file__).resolve().parents[1]
+    environment = {name: value for name, value in os.environ.items() if name != "SKPARSE_DATA"}
+    done = subprocess.run(
+        [sys.executable, project / "examples" / "plot_word_vectors.py"],
+        cwd=project, capture_output=True, text=True, env={**environment, "MPLBACKEND": "Agg"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "both           all per class" in done.stdout
