@@ -178,6 +178,9 @@ def test_a_file_that_is_cut_off_is_an_error(tmp_path):
     path = write(tmp_path / "vectors.txt.gz", content[: len(content) // 2])
     with pytest.raises(ValueError, match="is damaged or cut off after line"):
         load_word_vectors(path)
+    for name in ("vectors.zip", "vectors.gz"):
+        with pytest.raises(ValueError, match="is damaged or cut off after line 0"):
+            load_word_vectors(write(tmp_path / name, b"neither"))
     binary = binary_of(["a", "b"], VECTORS[:2])
     with pytest.raises(ValueError, match="has 1 vectors, and its line 1 announces 2"):
         load_word_vectors(write(tmp_path / "vectors.bin", binary[:-4]))

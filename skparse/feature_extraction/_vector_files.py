@@ -19,6 +19,7 @@ _BLOCK = 1 << 19  # bytes read at a time: large enough for speed, small beside t
 _GROWTH = 1.5  # of the array while it is filled: its peak stays below twice its final size
 _LONGEST_WORD = 10_000  # bytes; a binary file with a longer word is damaged
 _SECONDS_PER_MESSAGE = 2.0
+_DAMAGE = EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile
 _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
 
 
@@ -143,11 +144,11 @@ def load_word_vectors(
         name = name.removesuffix(suffix)
     reader_class = _BinaryReader if name.endswith(".bin") else _TextReader
     reader = reader_class(path, vocabulary, limit, encoding, decode_error, verbose)
-    with _open(path) as stream:
-        try:
+    try:
+        with _open(path) as stream:
             reader.read(stream)
-        except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as e:
-            raise ValueError(f"{path} is damaged or cut off {reader.place()}: {e}") from e
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is damaged or cut off {reader.place()}: {error}") from error
     return reader.result()
 
 
