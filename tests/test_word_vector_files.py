@@ -192,6 +192,8 @@ def test_other_binaries_are_refused(tmp_path):
         load_word_vectors(write(tmp_path / "model.bin", fasttext))
     with pytest.raises(ValueError, match="line 1: expected the number of words"):
         load_word_vectors(write(tmp_path / "other.bin", b"\x00\x01\n"))
+    with pytest.raises(ValueError, match="line 1: vectors of 0 dimensions"):
+        load_word_vectors(write(tmp_path / "none.bin", b"1 0\na \n"))
     noise = b"2 2\n" + b"x" * 20_000
     with pytest.raises(ValueError, match="vector 1: there is no word"):
         load_word_vectors(write(tmp_path / "noise.bin", noise))

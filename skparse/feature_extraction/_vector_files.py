@@ -386,6 +386,8 @@ class _BinaryReader(_Reader):
                 f"{self.path}, line 1: expected the number of words and of dimensions"
             )
         self.n_announced, self.n_dimensions = map(int, fields)
+        if self.n_dimensions < 1:
+            raise ValueError(f"{self.path}, line 1: vectors of 0 dimensions")
         end = self.n_announced if self.limit is None else min(self.limit, self.n_announced)
         rest = b""
         while self.n_read < end:
