@@ -26,6 +26,7 @@ N_BITS = 18
 TOP_KS = (1, 2, 4)
 SENTENCES_PER_REPORT = 1000
 NONE_SHIFT = -0.5  # chosen on the development part of the English Web Treebank
+SMALLEST = 1e-12  # probability
 MARGIN_FACTOR = 3.0  # from the margins of a linear SVM to logits
 
 
@@ -96,7 +97,8 @@ class Labeller(BaseEstimator):
             top_ks = [k for k in self.top_ks if k <= classifier.top_k]
             return classifier.predict_proba_path(X, top_ks).mean(axis=0)
         if hasattr(classifier, "predict_proba"):
-            return np.nan_to_num(classifier.predict_proba(X))  # SGDClassifier: all may be zero
+            # All probabilities of a row of SGDClassifier may be zero, or not a number for it.
+            return np.maximum(np.nan_to_num(classifier.predict_proba(X)), SMALLEST)
         return softmax(MARGIN_FACTOR * classifier.decision_function(X), axis=1)
 
     def save(self, path):
