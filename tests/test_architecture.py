@@ -129,9 +129,8 @@ def test_training_and_prediction_do_not_import_scikit_learn():
         "__init__.py", "_classifier.py", "_fit_task.py", "_pipeline.py", "_top_k_choice.py",
         "_validation.py", "model_selection.py",
     }  # fmt: skip
-    below = {
-        n for n in NAMES if not n.startswith(("datasets/", "inspection/", "plotting/"))
-    } - at_the_front
+    outside = ("datasets/", "feature_extraction/", "inspection/", "plotting/")
+    below = {n for n in NAMES if not n.startswith(outside)} - at_the_front
     assert not files_importing("sklearn") & below
 
 
@@ -143,6 +142,16 @@ def test_data_sets_import_nothing_else_of_the_package():
     for path in (PACKAGE / "datasets").glob("*.py"):
         own = {name for name in imports_of(path) if name.startswith("skparse")}
         assert all(name.startswith("skparse.datasets.") for name in own)
+
+
+def test_feature_extraction_imports_nothing_else_of_the_package():
+    for path in (PACKAGE / "feature_extraction").glob("*.py"):
+        own = {name for name in imports_of(path) if name.startswith("skparse")}
+        assert all(name.startswith("skparse.feature_extraction.") for name in own)
+    assert files_importing("skparse.feature_extraction") <= {
+        path.relative_to(PACKAGE).as_posix()
+        for path in (PACKAGE / "feature_extraction").glob("*.py")
+    }
 
 
 @pytest.mark.parametrize("extra", ["matplotlib", "pandas", "polars", "skops"])
