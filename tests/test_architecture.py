@@ -127,7 +127,7 @@ def test_recipes_are_imported_by_the_estimator_only():
 def test_training_and_prediction_do_not_import_scikit_learn():
     at_the_front = {
         "__init__.py", "_classifier.py", "_fit_task.py", "_pipeline.py", "_top_k_choice.py",
-        "_validation.py", "model_selection.py",
+        "_validation.py", "model_selection.py", "onnx.py",
     }  # fmt: skip
     outside = ("datasets/", "feature_extraction/", "inspection/", "plotting/")
     below = {n for n in NAMES if not n.startswith(outside)} - at_the_front
@@ -154,7 +154,7 @@ def test_feature_extraction_imports_nothing_else_of_the_package():
     }
 
 
-@pytest.mark.parametrize("extra", ["matplotlib", "pandas", "polars", "skops"])
+@pytest.mark.parametrize("extra", ["matplotlib", "onnx", "pandas", "polars", "skl2onnx", "skops"])
 def test_extras_are_imported_where_they_are_used(extra):
     assert files_importing(extra, inside_functions=False) == set()
 
@@ -164,7 +164,7 @@ def test_messages_name_extras_that_exist():
     texts = [path.read_text(encoding="utf-8") for path in [*FILES, *root.glob("examples/*.py")]]
     named = {extra for text in texts for extra in re.findall(r"skparse\[(\w+)\]", text)}
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {"plot", "optuna"} <= named <= set(project["optional-dependencies"])
+    assert {"onnx", "plot", "optuna"} <= named <= set(project["optional-dependencies"])
 
 
 def test_importing_the_package_loads_neither_torch_nor_matplotlib():
