@@ -11,12 +11,12 @@ import onnxruntime
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from skl2onnx.common.data_types import StringTensorType
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits, load_wine
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from skl2onnx.common.data_types import StringTensorType
 
 from skparse import SparseExpertClassifier
 from skparse.datasets import load_api_docs, make_topic_documents
