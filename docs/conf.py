@@ -1,11 +1,15 @@
 """Configuration of the documentation: ``sphinx-build -W docs docs/_build/html``."""
 
 import os
+import sys
+from pathlib import Path
 
 # The gallery looks up the names in its examples, among them HalvingGridSearchCV.
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
 from skparse import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))  # for gallery_order
 
 project = "skparse"
 author = "the skparse developers"
@@ -49,7 +53,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"benchmarks",
     # 20 Newsgroups has to be at hand; without it that example is shown but not run.
     "filename_pattern": r"/plot_" if "SKPARSE_DATA" in os.environ else r"/plot_(?!20news)",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.ByDifficulty",
     "abort_on_example_error": True,
     "show_memory": False,
 }
