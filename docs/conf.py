@@ -9,7 +9,10 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
 from skparse import __version__
 
-sys.path.insert(0, str(Path(__file__).parent))  # for gallery_order
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for gallery_order and inventories
+
+from inventories import write_inventories  # noqa: E402
 
 project = "skparse"
 author = "the skparse developers"
@@ -21,9 +24,11 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
 ]
+intersphinx_mapping = write_inventories(HERE / "_build" / "inventories")
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "furo"
