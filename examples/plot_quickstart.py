@@ -35,8 +35,9 @@ print(f"{X_train.shape[0]} training texts, {X_train.shape[1]} terms, {len(set(y_
 # Comparison with linear models
 # -----------------------------
 # All models use the same matrix. The first fit on a machine compiles the kernels, so a small fit
-# comes first and is not timed. `C` and `alpha` of the linear models were chosen by cross-validation
-# on the training texts, from grids with steps of three to ten; the first model has its defaults.
+# comes first and is not timed. `C` and `alpha` of the linear models were chosen by cross-
+# validation on the training texts, from grids with steps of three to ten. The first model has its
+# defaults.
 
 SparseExpertClassifier().fit(X_train[:200], y_train[:200])
 
