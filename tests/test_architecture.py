@@ -97,7 +97,7 @@ def test_arguments_of_engines_need_numpy_only():
 def test_the_modules_for_pytorch_import_pytorch_and_numpy_only():
     for name in NAMES:
         if name.startswith("nn/"):
-            assert packages_of(name) <= {"torch", "numpy", "skparse"}
+            assert packages_of(name) - sys.stdlib_module_names <= {"torch", "numpy", "skparse"}
             own = {n for n in imports_of(PACKAGE / name) if n.startswith("skparse")}
             assert all(n.startswith("skparse.nn.") for n in own)
 
@@ -127,9 +127,10 @@ def test_recipes_are_imported_by_the_estimator_only():
 def test_training_and_prediction_do_not_import_scikit_learn():
     at_the_front = {
         "__init__.py", "_classifier.py", "_fit_task.py", "_pipeline.py", "_top_k_choice.py",
-        "_validation.py", "model_selection.py",
+        "_validation.py", "model_selection.py", "onnx.py",
     }  # fmt: skip
-    below = {n for n in NAMES if not n.startswith(("datasets/", "plotting/"))} - at_the_front
+    outside = ("datasets/", "feature_extraction/", "inspection/", "plotting/")
+    below = {n for n in NAMES if not n.startswith(outside)} - at_the_front
     assert not files_importing("sklearn") & below
 
 
@@ -143,7 +144,17 @@ def test_data_sets_import_nothing_else_of_the_package():
         assert all(name.startswith("skparse.datasets.") for name in own)
 
 
-@pytest.mark.parametrize("extra", ["matplotlib", "pandas", "polars", "skops"])
+def test_feature_extraction_imports_nothing_else_of_the_package():
+    for path in (PACKAGE / "feature_extraction").glob("*.py"):
+        own = {name for name in imports_of(path) if name.startswith("skparse")}
+        assert all(name.startswith("skparse.feature_extraction.") for name in own)
+    assert files_importing("skparse.feature_extraction") <= {
+        path.relative_to(PACKAGE).as_posix()
+        for path in (PACKAGE / "feature_extraction").glob("*.py")
+    }
+
+
+@pytest.mark.parametrize("extra", ["matplotlib", "onnx", "pandas", "polars", "skl2onnx", "skops"])
 def test_extras_are_imported_where_they_are_used(extra):
     assert files_importing(extra, inside_functions=False) == set()
 
@@ -153,7 +164,7 @@ def test_messages_name_extras_that_exist():
     texts = [path.read_text(encoding="utf-8") for path in [*FILES, *root.glob("examples/*.py")]]
     named = {extra for text in texts for extra in re.findall(r"skparse\[(\w+)\]", text)}
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {"plot", "optuna"} <= named <= set(project["optional-dependencies"])
+    assert {"onnx", "plot", "optuna"} <= named <= set(project["optional-dependencies"])
 
 
 def test_importing_the_package_loads_neither_torch_nor_matplotlib():

@@ -67,8 +67,32 @@ def kernel(function):
     return compiled
 
 
+class ReadOnlyFolder:
+    """Mixed into a locator of numba, accepts a folder with kernels that cannot be written.
+
+    numba itself ignores a cache folder that it cannot write to, such as that of an image.
+    """
+
+    def ensure_cache_path(self):
+        """Raise OSError unless the folder has kernels of this version of the files."""
+        if not any(Path(self.get_cache_path()).glob(f"*{SOURCE_DIGEST}*.nbi")):
+            raise FileNotFoundError(f"no compiled kernels in {self.get_cache_path()}")
+
+
+class KernelFiles(FunctionCache._impl_class):
+    """The files of a kernel: each of numba's folders, written if possible, else only read."""
+
+    _locator_classes = [
+        variant
+        for locator in FunctionCache._impl_class._locator_classes
+        for variant in (locator, type(locator.__name__, (ReadOnlyFolder, locator), {}))
+    ]
+
+
 class KernelCache(FunctionCache):
     """Compiled code on disk; a file that cannot be read, or not be written, is no error."""
+
+    _impl_class = KernelFiles
 
     def load_overload(self, sig, target_context):
         """Load compiled code; None if there is none or the file is damaged."""
