@@ -106,3 +106,23 @@ CORPORA = {
     "reuters90": partial(load_folder, "reuters21578_modapte90"),
     "api_docs": load_api_docs,
 }
+# Short, noisy texts of few, unequal classes, for the most part.
+FURTHER_SETS = (
+    "astd_arabic",
+    "cpv_divisions_fr",
+    "dekamer_themes",
+    "hate_davidson",
+    "indian_legal_roles",
+    "nyt_headlines_topics",
+    "offenseval2020_turkish",
+    "satd_comments",
+    "senti4sd_stackoverflow",
+    "sms_spam",
+    "sst5",
+    "subj",
+    "trec6",
+    "tweeteval_emoji",
+    "tweeteval_offensive",
+    "umsab_multilingual_sentiment",
+)
+CORPORA |= {name: partial(load_folder, name) for name in FURTHER_SETS}

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from corpora import CORPORA, MissingCorpusError
+from corpora import CORPORA, FURTHER_SETS, MissingCorpusError
 from experts_page import ONE, OURS, TOP_KS, build_page
 from measure import describe_machine
 from problems import build_problem
@@ -181,7 +181,8 @@ def run(options):
         levels = measure_levels(grouped(own, 10, seed), seed)
         add("levels", f"{name} in 10 groups, embeddings", levels)
     groups = {"banking77": 10, "clinc150": 10, "20newsgroups-stripped": 2, "api_docs": 4}
-    names = ["api_docs"] if options.quick else [name for name in CORPORA if name != "reuters90"]
+    left_out = {"reuters90", *FURTHER_SETS}
+    names = ["api_docs"] if options.quick else [name for name in CORPORA if name not in left_out]
     for name in names:
         try:
             own = load_text(name, seed)
