@@ -1,0 +1,198 @@
+"""Rows of X in batches on a device, and the router weights that they use as a dense matrix."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import embedding_bag
+
+from ..nn._network import expand_rows
+from .arguments import Csr
+
+# Limits of what is on the device at a time, beside the model and a single batch.
+MOST_NONZEROS = 2**22  # of X
+MOST_NUMBERS = 2**22  # of dense arrays with a row for each row of X
+MOST_WEIGHTS = 2**26  # of the router as a dense matrix
+RARE = 16  # nonzeros are sorted to find their features if there are so many times more features
+
+
+class Batch(NamedTuple):
+    """Rows that a step is taken on, and their nonzeros by rows and by features."""
+
+    rows: slice  # of those of the `Block`
+    features: torch.Tensor  # (nnz,), of the nonzeros by rows
+    x: torch.Tensor  # (nnz,), their values
+    row_starts: torch.Tensor  # (n_rows,), the first nonzero of each row
+    used: torch.Tensor  # (n_used,), the features that the rows have
+    of_rows: torch.Tensor  # (nnz,), the row in the batch of the nonzeros by features
+    x_by_feature: torch.Tensor  # (nnz,), their values
+    feature_starts: torch.Tensor  # (n_used,), the first nonzero of each feature
+
+    def sum_features(self, weights):
+        """Multiply the rows by a matrix (n_features, width); returns (n_rows, width)."""
+        return _sum_bags(weights, self.features, self.row_starts, self.x)
+
+    def sum_rows(self, numbers, *, squared=False):
+        """Multiply the transposed rows, or their squares, by numbers (n_rows, width).
+
+        Returns
+        -------
+        torch.Tensor (n_used, width)
+        """
+        x = self.x_by_feature**2 if squared else self.x_by_feature
+        return _sum_bags(numbers, self.of_rows, self.feature_starts, x)
+
+
+class Block:
+    """Some rows of X on a device, with the features that they have numbered from zero.
+
+    Attributes
+    ----------
+    features : torch.Tensor of int64 (n_used,)
+        The features that the rows have, ascending.
+    """
+
+    def __init__(self, X, rows, n_features, device):
+        self.device, self.n_rows = device, len(rows)
+        self._indptr, indices, data = take_rows(X, rows)
+        self._x = share(data, device)
+        self.features, self._numbers = _number(share(indices, device), n_features)
+
+    def sum_features(self, weights):
+        """Multiply all rows by a matrix (n_used, width); returns (n_rows, width)."""
+        starts = share(self._indptr[:-1], self.device)
+        return _sum_bags(weights, self._numbers, starts, self._x)
+
+    def batches(self, size):
+        """Divide the rows into batches of a size; yields `Batch`."""
+        firsts = np.arange(0, self.n_rows, size)
+        row_edges = np.append(firsts, self.n_rows)
+        edges = self._indptr[row_edges]
+        row_starts = self._indptr[:-1] - np.repeat(edges[:-1], np.diff(row_edges))
+        row_starts = share(row_starts, self.device)
+        sorted_by_feature = self._sort(size, len(firsts), edges)
+        used, of_rows, x_by_feature, feature_starts, used_edges = sorted_by_feature
+        bounds = zip(
+            *(zip(e[:-1].tolist(), e[1:].tolist(), strict=True)
+              for e in (row_edges, edges, used_edges)), strict=True,
+        )  # fmt: skip
+        for own_rows, own, own_used in bounds:
+            rows, nonzeros, features = slice(*own_rows), slice(*own), slice(*own_used)
+            yield Batch(
+                rows, self._numbers[nonzeros], self._x[nonzeros], row_starts[rows],
+                used[features], of_rows[nonzeros], x_by_feature[nonzeros],
+                feature_starts[features],
+            )  # fmt: skip
+
+    def _sort(self, size, n_batches, edges):
+        """Sort the nonzeros of every batch by their features."""
+        rows = np.repeat(np.arange(self.n_rows), np.diff(self._indptr))
+        rows, n_used = share(rows, self.device), max(1, len(self.features))
+        keys, order = torch.sort(rows // size * n_used + self._numbers, stable=True)
+        pairs, counts = torch.unique_consecutive(keys, return_counts=True)
+        batches = pairs // n_used
+        starts = counts.cumsum(0) - counts - share(edges[:-1], self.device)[batches]
+        numbers = torch.arange(n_batches + 1, device=self.device)
+        used_edges = torch.searchsorted(batches, numbers)
+        return pairs % n_used, (rows % size)[order], self._x[order], starts, used_edges
+
+
+class RouterPart:
+    """The weights of some features of a router as a dense matrix.
+
+    Parameters
+    ----------
+    router : Csr of torch.Tensor (n_features, n_experts)
+    features : torch.Tensor of int64 (n_used,)
+    n_experts : int
+
+    Attributes
+    ----------
+    weights : torch.Tensor (n_used, n_experts)
+        Zero where there is no connection.
+    """
+
+    def __init__(self, router, features, n_experts):
+        rows, self._entries = expand_rows(router.indptr, features)
+        self._places = rows * n_experts + router.indices[self._entries]
+        self._router, self._is_connected = router, None
+        self.weights = router.data.new_zeros(len(features), n_experts)
+        self.weights.view(-1)[self._places] = router.data[self._entries]
+
+    def subtract(self, batch, gradient):
+        """Subtract the product of the transposed rows with (n_rows, n_experts) where connected."""
+        if self._is_connected is None:
+            self._is_connected = torch.zeros_like(self.weights, dtype=torch.bool)
+            self._is_connected.view(-1)[self._places] = True
+        change = batch.sum_rows(gradient)
+        change.mul_(self._is_connected[batch.used])
+        self.weights[batch.used] -= change
+
+    def write_back(self):
+        """Write the weights to the router that they were read from."""
+        self._router.data[self._entries] = self.weights.view(-1)[self._places]
+
+
+def split_rows(X, rows, batch_size, n_features, n_columns):
+    """Divide rows into runs of whole batches that fit the limits; yields slices of ``rows``.
+
+    A run has at least one batch. ``n_columns`` is the width of the dense arrays.
+    """
+    most_nonzeros, n_columns = MOST_NONZEROS, max(1, n_columns)
+    if n_features * n_columns > MOST_WEIGHTS:  # every nonzero may have a feature of its own
+        most_nonzeros = min(most_nonzeros, MOST_WEIGHTS // n_columns)
+    ends = np.append(0, np.cumsum((X.indptr[rows + 1] - X.indptr[rows]).astype(np.int64)))
+    first = 0
+    while first < len(rows):
+        last = int(np.searchsorted(ends, ends[first] + most_nonzeros, side="right")) - 1
+        last = min(last, first + MOST_NUMBERS // n_columns)
+        if last < len(rows):
+            last = first + max(1, (last - first) // batch_size) * batch_size
+        last = min(last, len(rows))
+        yield slice(first, last)
+        first = last
+
+
+def take_rows(X, rows):
+    """Copy some rows, in any order, of CSR arrays; the indptr is of int64."""
+    sizes = X.indptr[rows + 1] - X.indptr[rows]
+    indptr = np.append(0, np.cumsum(sizes, dtype=np.int64))
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        nonzeros = slice(X.indptr[rows[0]], X.indptr[rows[-1] + 1])
+    else:
+        nonzeros = np.repeat(X.indptr[rows] - indptr[:-1], sizes) + np.arange(indptr[-1])
+    return Csr(indptr, X.indices[nonzeros], X.data[nonzeros])
+
+
+def share(array, device):
+    """Tensor of an array on a device; it shares the memory of the array if it can."""
+    array = np.ascontiguousarray(array)
+    # PyTorch has no read-only tensors, and a memory map may be read-only.
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+
+def add_at(size, places, values):
+    """Sum values at places of a flat tensor of a size, in an order that never changes."""
+    total = values.new_zeros(size)
+    if values.device.type == "cpu":
+        return total.index_add_(0, places, values)
+    # On a GPU `index_add_` adds in any order.
+    return total.index_put_((places,), values, accumulate=True)
+
+
+def _number(indices, n_features):
+    """Features that occur, ascending, and for every nonzero which of them it has."""
+    if RARE * len(indices) < n_features:
+        return torch.unique(indices.long(), return_inverse=True)
+    is_used = torch.zeros(n_features, dtype=torch.bool, device=indices.device)
+    is_used[indices] = True
+    features = is_used.nonzero().squeeze(1)
+    if len(features) == n_features:
+        return features, indices.long()
+    return features, (is_used.cumsum(0) - 1)[indices]
+
+
+def _sum_bags(weights, indices, starts, factors):
+    if len(weights) == 0:  # no features: `embedding_bag` refuses it
+        return weights.new_zeros(len(starts), weights.shape[1])
+    return embedding_bag(indices, weights, starts, mode="sum", per_sample_weights=factors)
