@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..nn._gating import keep_top
 from ..nn._network import expand_rows
 from .arguments import Csr
-from .torch_rows import Block, RouterPart, add_at, share, split_rows, take_rows
+from .torch_rows import Block, RouterPart, add_at, share, split_rows, take_rows, train_blocks
 
 
 class TorchEngine:
@@ -33,7 +33,7 @@ class TorchEngine:
     def linear_epoch(self, X, rows, targets, ignored, margins, bias, schedule, batch_size):
         order, squared_norms, sample_weight = rows
         router, offsets = self._shared(margins), self._share(bias)
-        n_features, n_experts = len(margins.indptr) - 1, len(bias)
+        n_experts = len(bias)
         x0, firsts = schedule.bias_feature, np.arange(0, len(order), batch_size)
         weight = sample_weight[order]
         rates, scales = _schedule_steps(weight, firsts, schedule)
@@ -43,9 +43,8 @@ class TorchEngine:
         implicit = (2 * rate * weight / (1 + 2 * rate * norm * crowding)).astype(bias.dtype)
         longest = (4 * rate * weight).astype(bias.dtype)
         b = 0
-        for part in split_rows(X, order, batch_size, n_features, n_experts):
-            block = Block(X, order[part], n_features, self.device)
-            weights = RouterPart(router, block.features, n_experts)
+        blocks = train_blocks(X, order, batch_size, router, n_experts, n_experts)
+        for part, block, weights in blocks:
             signs = 2 * self._dense_rows(targets, order[part], n_experts, offsets.dtype) - 1
             is_free = None
             if len(ignored.indices):
@@ -62,7 +61,6 @@ class TorchEngine:
                 offsets.sub_(step.sum(dim=0), alpha=x0)
                 b += 1
                 weights.subtract(batch, step.mul_(1 / scales[b]))
-            weights.write_back()
         _write((margins.data, bias), (router.data, offsets))
         return float(scales[-1])
 
@@ -70,15 +68,13 @@ class TorchEngine:
     def embedding_epoch(self, X, rows, term, squared_gradients, drawn_experts, options):
         order, sample_weight, experts = rows
         trained, squares = self._shared(term), self._shared(squared_gradients)
+        vectors, feature_squares = trained.feature_vectors, squares.feature_vectors
         (n_features, rank), n_experts = term.feature_vectors.shape, len(term.bias)
         is_drawn = torch.zeros(len(drawn_experts), n_experts, dtype=torch.bool, device=self.device)
         is_drawn.scatter_(1, self._share(drawn_experts).long(), True)
         b = 0
         for part in split_rows(X, order, options.batch_size, n_features, rank):
-            block = Block(X, order[part], n_features, self.device)
-            # The vectors of the features of the block, which steps change, are copies.
-            vectors = trained.feature_vectors[block.features]
-            feature_squares = squares.feature_vectors[block.features]
+            block = Block(X, order[part], n_features, self.device, renumber=False)
             weight = self._share(sample_weight[order[part], None])
             targets = self._share(experts[order[part]]).long()
             for batch in block.batches(options.batch_size):
@@ -91,12 +87,13 @@ class TorchEngine:
                 b += 1
                 used = batch.used
                 square = batch.sum_rows((gradient**2).mean(dim=1, keepdim=True), squared=True)
-                square = feature_squares[used].add_(square[:, 0], alpha=options.unit**2)
-                feature_squares[used] = square
-                lengths = options.learning_rate * options.unit / square.sqrt_()
-                vectors[used] -= batch.sum_rows(gradient).mul_(lengths[:, None])
-            trained.feature_vectors[block.features] = vectors
-            squares.feature_vectors[block.features] = feature_squares
+                squares_used = feature_squares.index_select(0, used)
+                square = squares_used.add_(square[:, 0], alpha=options.unit**2)
+                feature_squares.index_copy_(0, used, square)
+                lengths = options.learning_rate * options.unit / square.sqrt()
+                change = batch.sum_rows(gradient).mul_(lengths[:, None])
+                moved = vectors.index_select(0, used).sub_(change)
+                vectors.index_copy_(0, used, moved)
         _write((*term, *squared_gradients), (*trained, *squares))
 
     @torch.no_grad()
@@ -104,13 +101,12 @@ class TorchEngine:
         router, outputs = self._shared(model.router), self._shared(model.outputs)
         router_intercept = self._share(model.router_intercept)
         intercept = self._share(model.intercept)
-        n_features, n_experts = len(model.router.indptr) - 1, len(router_intercept)
-        top_ks, scale, loss = iter(batch_top_k.tolist()), 1.0, 0.0
+        n_experts, top_ks = len(router_intercept), iter(batch_top_k.tolist())
+        scale, loss = 1.0, 0.0
         width = max(n_experts, len(intercept)) if multilabel else n_experts
-        for part in split_rows(X, rows.order, options.batch_size, n_features, width):
+        blocks = train_blocks(X, rows.order, options.batch_size, router, n_experts, width)
+        for part, block, weights in blocks:
             visited = rows.order[part]
-            block = Block(X, visited, n_features, self.device)
-            weights = RouterPart(router, block.features, n_experts)
             labels = self._labels(rows.labels, visited, len(intercept), intercept, multilabel)
             lengths = self._share(rows.step_lengths[visited, None])
             for batch in block.batches(options.batch_size):
@@ -127,7 +123,6 @@ class TorchEngine:
                 change = add_at(len(outputs.data), entries, of_outputs)
                 outputs.data.sub_(change, alpha=options.output_rate)
                 intercept.sub_(residual.sum(dim=0), alpha=options.output_rate)
-            weights.write_back()
         arrays = model.router.data, model.router_intercept, model.outputs.data, model.intercept
         _write(arrays, (router.data, router_intercept, outputs.data, intercept))
         return scale, loss

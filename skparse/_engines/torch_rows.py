@@ -10,7 +10,7 @@ from ..nn._network import expand_rows
 from .arguments import Csr
 
 # Limits of what is on the device at a time, beside the model and a single batch.
-MOST_NONZEROS = 2**22  # of X
+MOST_NONZEROS = 2**20  # of X
 MOST_NUMBERS = 2**22  # of dense arrays with a row for each row of X
 MOST_WEIGHTS = 2**26  # of the router as a dense matrix
 RARE = 16  # nonzeros are sorted to find their features if there are so many times more features
@@ -44,19 +44,31 @@ class Batch(NamedTuple):
 
 
 class Block:
-    """Some rows of X on a device, with the features that they have numbered from zero.
+    """Some rows of X on a device.
+
+    Parameters
+    ----------
+    X : Csr of ndarray
+    rows : ndarray of int
+    n_features : int
+    device : torch.device
+    renumber : bool
+        Whether the features are numbered anew, from zero, if most of them do not occur.
 
     Attributes
     ----------
-    features : torch.Tensor of int64 (n_used,)
-        The features that the rows have, ascending.
+    features : torch.Tensor of int64 (n_used,) or slice
+        The features that have a number, ascending; a slice of all if none was numbered anew.
     """
 
-    def __init__(self, X, rows, n_features, device):
-        self.device, self.n_rows = device, len(rows)
+    def __init__(self, X, rows, n_features, device, *, renumber=True):
+        self.device, self.n_rows, self._n_numbers = device, len(rows), n_features
         self._indptr, indices, data = take_rows(X, rows)
-        self._x = share(data, device)
-        self.features, self._numbers = _number(share(indices, device), n_features)
+        self._x, self._numbers = share(data, device), share(indices, device)
+        self.features = slice(None)
+        if renumber:
+            self.features, self._numbers = _number(self._numbers, n_features)
+        self._numbers = self._numbers.long()
 
     def sum_features(self, weights):
         """Multiply all rows by a matrix (n_used, width); returns (n_rows, width)."""
@@ -65,13 +77,11 @@ class Block:
 
     def batches(self, size):
         """Divide the rows into batches of a size; yields `Batch`."""
-        firsts = np.arange(0, self.n_rows, size)
-        row_edges = np.append(firsts, self.n_rows)
+        row_edges = np.append(np.arange(0, self.n_rows, size), self.n_rows)
         edges = self._indptr[row_edges]
         row_starts = self._indptr[:-1] - np.repeat(edges[:-1], np.diff(row_edges))
         row_starts = share(row_starts, self.device)
-        sorted_by_feature = self._sort(size, len(firsts), edges)
-        used, of_rows, x_by_feature, feature_starts, used_edges = sorted_by_feature
+        used, of_rows, x_by_feature, feature_starts, used_edges = self._sort(row_edges, edges)
         bounds = zip(
             *(zip(e[:-1].tolist(), e[1:].tolist(), strict=True)
               for e in (row_edges, edges, used_edges)), strict=True,
@@ -84,17 +94,22 @@ class Block:
                 feature_starts[features],
             )  # fmt: skip
 
-    def _sort(self, size, n_batches, edges):
-        """Sort the nonzeros of every batch by their features."""
-        rows = np.repeat(np.arange(self.n_rows), np.diff(self._indptr))
-        rows, n_used = share(rows, self.device), max(1, len(self.features))
-        keys, order = torch.sort(rows // size * n_used + self._numbers, stable=True)
+    def _sort(self, row_edges, edges):
+        """Sort the nonzeros of every batch by their features; see `Batch` for what is returned."""
+        numbers = np.arange(len(edges) - 1)
+        of_batch = share(np.repeat(numbers, np.diff(edges)), self.device)
+        in_batch = np.arange(self.n_rows) - np.repeat(row_edges[:-1], np.diff(row_edges))
+        of_rows = share(np.repeat(in_batch, np.diff(self._indptr)), self.device)
+        keys, order = torch.sort(of_batch * self._n_numbers + self._numbers, stable=True)
         pairs, counts = torch.unique_consecutive(keys, return_counts=True)
-        batches = pairs // n_used
-        starts = counts.cumsum(0) - counts - share(edges[:-1], self.device)[batches]
-        numbers = torch.arange(n_batches + 1, device=self.device)
-        used_edges = torch.searchsorted(batches, numbers)
-        return pairs % n_used, (rows % size)[order], self._x[order], starts, used_edges
+        starts = counts.cumsum(0) - counts
+        batches = of_batch[starts]  # a nonzero stays in its batch
+        used = pairs - batches * self._n_numbers
+        starts -= share(edges[:-1], self.device)[batches]
+        used_edges = torch.searchsorted(
+            batches, share(np.append(numbers, len(numbers)), self.device)
+        )
+        return used, of_rows[order], self._x[order], starts, used_edges
 
 
 class RouterPart:
@@ -103,7 +118,8 @@ class RouterPart:
     Parameters
     ----------
     router : Csr of torch.Tensor (n_features, n_experts)
-    features : torch.Tensor of int64 (n_used,)
+    features : torch.Tensor of int64 (n_used,) or slice
+        A slice stands for all features.
     n_experts : int
 
     Attributes
@@ -113,10 +129,14 @@ class RouterPart:
     """
 
     def __init__(self, router, features, n_experts):
-        rows, self._entries = expand_rows(router.indptr, features)
+        numbers = torch.arange(len(router.indptr) - 1, device=router.indptr.device)[features]
+        if isinstance(features, slice):
+            rows, self._entries = numbers.repeat_interleave(router.indptr.diff()), features
+        else:
+            rows, self._entries = expand_rows(router.indptr, features)
         self._places = rows * n_experts + router.indices[self._entries]
         self._router, self._is_connected = router, None
-        self.weights = router.data.new_zeros(len(features), n_experts)
+        self.weights = router.data.new_zeros(len(numbers), n_experts)
         self.weights.view(-1)[self._places] = router.data[self._entries]
 
     def subtract(self, batch, gradient):
@@ -124,13 +144,49 @@ class RouterPart:
         if self._is_connected is None:
             self._is_connected = torch.zeros_like(self.weights, dtype=torch.bool)
             self._is_connected.view(-1)[self._places] = True
-        change = batch.sum_rows(gradient)
-        change.mul_(self._is_connected[batch.used])
-        self.weights[batch.used] -= change
+        change = batch.sum_rows(gradient).mul_(self._is_connected.index_select(0, batch.used))
+        change = self.weights.index_select(0, batch.used).sub_(change)
+        self.weights.index_copy_(0, batch.used, change)
 
     def write_back(self):
         """Write the weights to the router that they were read from."""
         self._router.data[self._entries] = self.weights.view(-1)[self._places]
+
+
+def train_blocks(X, rows, batch_size, router, n_experts, n_columns):
+    """Divide visits of rows into blocks of whole batches.
+
+    Parameters
+    ----------
+    X : Csr of ndarray (n_samples, n_features)
+    rows : ndarray of int64
+    batch_size : int
+    router : Csr of torch.Tensor (n_features, n_experts)
+        The trained weights are in it at the end.
+    n_experts : int
+    n_columns : int
+        The width of the arrays with a row for each row of the block.
+
+    Yields
+    ------
+    part : slice
+        Which of the rows.
+    block : Block
+    weights : RouterPart
+        The weights that the block uses.
+    """
+    n_features, device = len(router.indptr) - 1, router.data.device
+    n_nonzeros, whole = _row_sizes(X, rows).sum(), None
+    if n_features <= n_nonzeros and n_features * n_experts <= MOST_WEIGHTS:
+        whole = RouterPart(router, slice(None), n_experts)
+    for part in split_rows(X, rows, batch_size, n_features, n_columns):
+        block = Block(X, rows[part], n_features, device, renumber=whole is None)
+        weights = RouterPart(router, block.features, n_experts) if whole is None else whole
+        yield part, block, weights
+        if whole is None:
+            weights.write_back()
+    if whole is not None:
+        whole.write_back()
 
 
 def split_rows(X, rows, batch_size, n_features, n_columns):
@@ -141,7 +197,7 @@ def split_rows(X, rows, batch_size, n_features, n_columns):
     most_nonzeros, n_columns = MOST_NONZEROS, max(1, n_columns)
     if n_features * n_columns > MOST_WEIGHTS:  # every nonzero may have a feature of its own
         most_nonzeros = min(most_nonzeros, MOST_WEIGHTS // n_columns)
-    ends = np.append(0, np.cumsum((X.indptr[rows + 1] - X.indptr[rows]).astype(np.int64)))
+    ends = np.append(0, np.cumsum(_row_sizes(X, rows)))
     first = 0
     while first < len(rows):
         last = int(np.searchsorted(ends, ends[first] + most_nonzeros, side="right")) - 1
@@ -155,8 +211,8 @@ def split_rows(X, rows, batch_size, n_features, n_columns):
 
 def take_rows(X, rows):
     """Copy some rows, in any order, of CSR arrays; the indptr is of int64."""
-    sizes = X.indptr[rows + 1] - X.indptr[rows]
-    indptr = np.append(0, np.cumsum(sizes, dtype=np.int64))
+    sizes = _row_sizes(X, rows)
+    indptr = np.append(0, np.cumsum(sizes))
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
         nonzeros = slice(X.indptr[rows[0]], X.indptr[rows[-1] + 1])
     else:
@@ -180,16 +236,19 @@ def add_at(size, places, values):
     return total.index_put_((places,), values, accumulate=True)
 
 
+def _row_sizes(X, rows):
+    return (X.indptr[rows + 1] - X.indptr[rows]).astype(np.int64)
+
+
 def _number(indices, n_features):
-    """Features that occur, ascending, and for every nonzero which of them it has."""
+    """List the features that occur, and number the nonzeros by them."""
     if RARE * len(indices) < n_features:
         return torch.unique(indices.long(), return_inverse=True)
     is_used = torch.zeros(n_features, dtype=torch.bool, device=indices.device)
     is_used[indices] = True
-    features = is_used.nonzero().squeeze(1)
-    if len(features) == n_features:
-        return features, indices.long()
-    return features, (is_used.cumsum(0) - 1)[indices]
+    if 2 * int(is_used.sum()) > n_features:
+        return slice(None), indices
+    return is_used.nonzero().squeeze(1), (is_used.cumsum(0) - 1)[indices]
 
 
 def _sum_bags(weights, indices, starts, factors):
