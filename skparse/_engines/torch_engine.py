@@ -6,6 +6,8 @@ router weights that the rows of a block use are a dense matrix there: dense rows
 times faster than sparse ones.
 """
 
+from threading import Lock
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -13,7 +15,16 @@ from torch.nn import functional
 from ..nn._gating import keep_top
 from ..nn._network import expand_rows
 from .arguments import Csr
-from .torch_rows import Block, RouterPart, add_at, share, split_rows, take_rows, train_blocks
+from .torch_rows import (
+    Block,
+    RouterPart,
+    add_at,
+    fits,
+    share,
+    split_rows,
+    take_rows,
+    train_blocks,
+)
 
 
 class TorchEngine:
@@ -28,11 +39,13 @@ class TorchEngine:
             torch.zeros(1, device=self.device)
         except (AssertionError, RuntimeError) as error:  # as for "cuda" on a machine without one
             raise ValueError(f"device={device!r} is not available: {error}") from error
+        # The router of the last prediction: its arrays, and its `RouterPart`.
+        self._last, self._lock = None, Lock()
 
     @torch.no_grad()
     def linear_epoch(self, X, rows, targets, ignored, margins, bias, schedule, batch_size):
         order, squared_norms, sample_weight = rows
-        router, offsets = self._shared(margins), self._share(bias)
+        offsets = self._share(bias)
         n_experts = len(bias)
         x0, firsts = schedule.bias_feature, np.arange(0, len(order), batch_size)
         weight = sample_weight[order]
@@ -43,7 +56,7 @@ class TorchEngine:
         implicit = (2 * rate * weight / (1 + 2 * rate * norm * crowding)).astype(bias.dtype)
         longest = (4 * rate * weight).astype(bias.dtype)
         b = 0
-        blocks = train_blocks(X, order, batch_size, router, n_experts, n_experts)
+        blocks = train_blocks(X, order, batch_size, margins, n_experts, n_experts, self.device)
         for part, block, weights in blocks:
             signs = 2 * self._dense_rows(targets, order[part], n_experts, offsets.dtype) - 1
             is_free = None
@@ -61,7 +74,7 @@ class TorchEngine:
                 offsets.sub_(step.sum(dim=0), alpha=x0)
                 b += 1
                 weights.subtract(batch, step.mul_(1 / scales[b]))
-        _write((margins.data, bias), (router.data, offsets))
+        _write([bias], [offsets])
         return float(scales[-1])
 
     @torch.no_grad()
@@ -98,13 +111,14 @@ class TorchEngine:
 
     @torch.no_grad()
     def nested_epoch(self, X, rows, model, batch_top_k, options, multilabel):
-        router, outputs = self._shared(model.router), self._shared(model.outputs)
+        outputs, intercept = self._shared(model.outputs), self._share(model.intercept)
         router_intercept = self._share(model.router_intercept)
-        intercept = self._share(model.intercept)
         n_experts, top_ks = len(router_intercept), iter(batch_top_k.tolist())
         scale, loss = 1.0, 0.0
         width = max(n_experts, len(intercept)) if multilabel else n_experts
-        blocks = train_blocks(X, rows.order, options.batch_size, router, n_experts, width)
+        blocks = train_blocks(
+            X, rows.order, options.batch_size, model.router, n_experts, width, self.device
+        )
         for part, block, weights in blocks:
             visited = rows.order[part]
             labels = self._labels(rows.labels, visited, len(intercept), intercept, multilabel)
@@ -123,8 +137,8 @@ class TorchEngine:
                 change = add_at(len(outputs.data), entries, of_outputs)
                 outputs.data.sub_(change, alpha=options.output_rate)
                 intercept.sub_(residual.sum(dim=0), alpha=options.output_rate)
-        arrays = model.router.data, model.router_intercept, model.outputs.data, model.intercept
-        _write(arrays, (router.data, router_intercept, outputs.data, intercept))
+        arrays = model.router_intercept, model.outputs.data, model.intercept
+        _write(arrays, (router_intercept, outputs.data, intercept))
         return scale, loss
 
     def dense_epoch(self, X, rows, class_starts, router, moments, options):
@@ -182,7 +196,6 @@ class TorchEngine:
 
     @torch.no_grad()
     def route(self, X, rows, router, router_intercept, sharpness, top_k, routes):
-        router, router_intercept = self._shared(router), self._share(router_intercept)
         for part, h in self._scores(X, rows, router, router_intercept):
             experts, weights = keep_top(sharpness * h, top_k)
             routes.expert_indices[part, : experts.shape[1]] = experts.cpu().numpy()
@@ -201,19 +214,28 @@ class TorchEngine:
         intercept : torch.Tensor (n_classes,)
         """
         outputs, intercept = self._shared(model.outputs), self._share(model.intercept)
-        router, router_intercept = self._shared(model.router), self._share(model.router_intercept)
-        rows = np.arange(first, last)
-        for part, h in self._scores(X, rows, router, router_intercept, len(intercept)):
+        parts = model.router, model.router_intercept, len(intercept)
+        for part, h in self._scores(X, np.arange(first, last), *parts):
             yield part, h, outputs, intercept
 
     def _scores(self, X, rows, router, router_intercept, n_classes=1):
         """Compute the scores of rows in blocks; yields (slice of the rows, scores)."""
         n_features, n_experts = len(router.indptr) - 1, len(router_intercept)
-        width = max(n_experts, n_classes)
+        intercept, width = self._share(router_intercept), max(n_experts, n_classes)
+        is_whole = fits(router, n_experts, X.indptr[-1])
+        weights = self._whole_router(router, n_experts) if is_whole else None
         for part in split_rows(X, rows, 1, n_features, width):
-            block = Block(X, rows[part], n_features, self.device)
-            weights = RouterPart(router, block.features, n_experts).weights
-            yield part, block.sum_features(weights).add_(router_intercept)
+            block = Block(X, rows[part], n_features, self.device, renumber=not is_whole)
+            if not is_whole:
+                weights = RouterPart(router, n_experts, self.device, block.features)
+            yield part, block.sum_features(weights.weights).add_(intercept)
+
+    def _whole_router(self, router, n_experts):
+        """Make a dense matrix of a router, once for all blocks of rows of a prediction."""
+        with self._lock:
+            if self._last is None or self._last[0] is not router:
+                self._last = router, RouterPart(router, n_experts, self.device)
+            return self._last[1]
 
     def _labels(self, labels, rows, n_classes, like, multilabel):
         """Labels of some rows: classes (n_rows, 1), or zeros and ones (n_rows, n_classes)."""

@@ -1,19 +1,20 @@
 """Rows of X in batches on a device, and the router weights that they use as a dense matrix."""
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch.nn.functional import embedding_bag
 
-from ..nn._network import expand_rows
 from .arguments import Csr
 
 # Limits of what is on the device at a time, beside the model and a single batch.
 MOST_NONZEROS = 2**20  # of X
 MOST_NUMBERS = 2**22  # of dense arrays with a row for each row of X
 MOST_WEIGHTS = 2**26  # of the router as a dense matrix
-RARE = 16  # nonzeros are sorted to find their features if there are so many times more features
+RARE = 16  # nonzeros are few if there are so many times more features
 
 
 class Batch(NamedTuple):
@@ -53,22 +54,22 @@ class Block:
     n_features : int
     device : torch.device
     renumber : bool
-        Whether the features are numbered anew, from zero, if most of them do not occur.
+        Whether the features that occur are numbered anew, from zero.
 
     Attributes
     ----------
-    features : torch.Tensor of int64 (n_used,) or slice
-        The features that have a number, ascending; a slice of all if none was numbered anew.
+    features : ndarray of int (n_used,) or None
+        The features that occur, ascending; None if they were not numbered anew.
     """
 
-    def __init__(self, X, rows, n_features, device, *, renumber=True):
+    def __init__(self, X, rows, n_features, device, *, renumber):
         self.device, self.n_rows, self._n_numbers = device, len(rows), n_features
-        self._indptr, indices, data = take_rows(X, rows)
-        self._x, self._numbers = share(data, device), share(indices, device)
-        self.features = slice(None)
+        self._indptr, numbers, data = take_rows(X, rows)
+        self.features = None
         if renumber:
-            self.features, self._numbers = _number(self._numbers, n_features)
-        self._numbers = self._numbers.long()
+            self.features, numbers = _number(numbers, n_features)
+            self._n_numbers = len(self.features)
+        self._x, self._numbers = share(data, device), share(numbers, device).long()
 
     def sum_features(self, weights):
         """Multiply all rows by a matrix (n_used, width); returns (n_rows, width)."""
@@ -117,10 +118,11 @@ class RouterPart:
 
     Parameters
     ----------
-    router : Csr of torch.Tensor (n_features, n_experts)
-    features : torch.Tensor of int64 (n_used,) or slice
-        A slice stands for all features.
+    router : Csr of ndarray (n_features, n_experts)
     n_experts : int
+    device : torch.device
+    features : ndarray of int (n_used,), default=None
+        All features if None.
 
     Attributes
     ----------
@@ -128,32 +130,49 @@ class RouterPart:
         Zero where there is no connection.
     """
 
-    def __init__(self, router, features, n_experts):
-        numbers = torch.arange(len(router.indptr) - 1, device=router.indptr.device)[features]
-        if isinstance(features, slice):
-            rows, self._entries = numbers.repeat_interleave(router.indptr.diff()), features
-        else:
-            rows, self._entries = expand_rows(router.indptr, features)
-        self._places = rows * n_experts + router.indices[self._entries]
-        self._router, self._is_connected = router, None
-        self.weights = router.data.new_zeros(len(numbers), n_experts)
-        self.weights.view(-1)[self._places] = router.data[self._entries]
+    def __init__(self, router, n_experts, device, features=None):
+        indptr, indices, data = router
+        matrix = sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, n_experts))
+        matrix = matrix if features is None else matrix[features]
+        self._router, self._features = router, features
+        self.weights = share(matrix.toarray(), device)
 
     def subtract(self, batch, gradient):
         """Subtract the product of the transposed rows with (n_rows, n_experts) where connected."""
-        if self._is_connected is None:
-            self._is_connected = torch.zeros_like(self.weights, dtype=torch.bool)
-            self._is_connected.view(-1)[self._places] = True
         change = batch.sum_rows(gradient).mul_(self._is_connected.index_select(0, batch.used))
         change = self.weights.index_select(0, batch.used).sub_(change)
         self.weights.index_copy_(0, batch.used, change)
 
     def write_back(self):
         """Write the weights to the router that they were read from."""
-        self._router.data[self._entries] = self.weights.view(-1)[self._places]
+        places, entries = self._connections
+        self._router.data[entries] = self.weights.view(-1)[places].cpu().numpy()
+
+    @cached_property
+    def _connections(self):
+        """Positions of the connections in the flat weights, and in the router."""
+        features = np.arange(len(self._router.indptr) - 1)
+        features = features if self._features is None else self._features
+        indptr, entries = _find_rows(self._router.indptr, features)
+        rows = np.repeat(np.arange(len(features)), np.diff(indptr))
+        places = rows * self.weights.shape[1] + self._router.indices[entries]
+        return share(places, self.weights.device), entries
+
+    @cached_property
+    def _is_connected(self):
+        is_connected = torch.zeros_like(self.weights, dtype=torch.bool)
+        is_connected.view(-1)[self._connections[0]] = True
+        return is_connected
 
 
-def train_blocks(X, rows, batch_size, router, n_experts, n_columns):
+def fits(router, n_experts, n_nonzeros):
+    """Whether to have all of a router as a dense matrix for rows with so many nonzeros."""
+    n_features = len(router.indptr) - 1
+    # For few rows it would take longer than to find the features that they have.
+    return n_features <= RARE * n_nonzeros and n_features * n_experts <= MOST_WEIGHTS
+
+
+def train_blocks(X, rows, batch_size, router, n_experts, n_columns, device):
     """Divide visits of rows into blocks of whole batches.
 
     Parameters
@@ -161,11 +180,12 @@ def train_blocks(X, rows, batch_size, router, n_experts, n_columns):
     X : Csr of ndarray (n_samples, n_features)
     rows : ndarray of int64
     batch_size : int
-    router : Csr of torch.Tensor (n_features, n_experts)
+    router : Csr of ndarray (n_features, n_experts)
         The trained weights are in it at the end.
     n_experts : int
     n_columns : int
         The width of the arrays with a row for each row of the block.
+    device : torch.device
 
     Yields
     ------
@@ -175,18 +195,18 @@ def train_blocks(X, rows, batch_size, router, n_experts, n_columns):
     weights : RouterPart
         The weights that the block uses.
     """
-    n_features, device = len(router.indptr) - 1, router.data.device
-    n_nonzeros, whole = _row_sizes(X, rows).sum(), None
-    if n_features <= n_nonzeros and n_features * n_experts <= MOST_WEIGHTS:
-        whole = RouterPart(router, slice(None), n_experts)
+    n_features = len(router.indptr) - 1
+    is_whole = fits(router, n_experts, _row_sizes(X, rows).sum())
+    weights = RouterPart(router, n_experts, device) if is_whole else None
     for part in split_rows(X, rows, batch_size, n_features, n_columns):
-        block = Block(X, rows[part], n_features, device, renumber=whole is None)
-        weights = RouterPart(router, block.features, n_experts) if whole is None else whole
+        block = Block(X, rows[part], n_features, device, renumber=not is_whole)
+        if not is_whole:
+            weights = RouterPart(router, n_experts, device, block.features)
         yield part, block, weights
-        if whole is None:
+        if not is_whole:
             weights.write_back()
-    if whole is not None:
-        whole.write_back()
+    if is_whole:
+        weights.write_back()
 
 
 def split_rows(X, rows, batch_size, n_features, n_columns):
@@ -210,14 +230,18 @@ def split_rows(X, rows, batch_size, n_features, n_columns):
 
 
 def take_rows(X, rows):
-    """Copy some rows, in any order, of CSR arrays; the indptr is of int64."""
-    sizes = _row_sizes(X, rows)
-    indptr = np.append(0, np.cumsum(sizes))
+    """Take some rows, in any order, of CSR arrays; the indptr is of int64."""
+    indptr, entries = _find_rows(X.indptr, rows)
+    return Csr(indptr, X.indices[entries], X.data[entries])
+
+
+def _find_rows(indptr, rows):
+    """Find rows of CSR arrays; returns their indptr and which of the entries they are."""
+    sizes = indptr[rows + 1].astype(np.int64) - indptr[rows]
+    own = np.append(0, np.cumsum(sizes))
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-        nonzeros = slice(X.indptr[rows[0]], X.indptr[rows[-1] + 1])
-    else:
-        nonzeros = np.repeat(X.indptr[rows] - indptr[:-1], sizes) + np.arange(indptr[-1])
-    return Csr(indptr, X.indices[nonzeros], X.data[nonzeros])
+        return own, slice(int(indptr[rows[0]]), int(indptr[rows[-1] + 1]))
+    return own, np.repeat(indptr[rows] - own[:-1], sizes) + np.arange(own[-1])
 
 
 def share(array, device):
@@ -243,12 +267,10 @@ def _row_sizes(X, rows):
 def _number(indices, n_features):
     """List the features that occur, and number the nonzeros by them."""
     if RARE * len(indices) < n_features:
-        return torch.unique(indices.long(), return_inverse=True)
-    is_used = torch.zeros(n_features, dtype=torch.bool, device=indices.device)
+        return np.unique(indices, return_inverse=True)
+    is_used = np.zeros(n_features, bool)
     is_used[indices] = True
-    if 2 * int(is_used.sum()) > n_features:
-        return slice(None), indices
-    return is_used.nonzero().squeeze(1), (is_used.cumsum(0) - 1)[indices]
+    return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]
 
 
 def _sum_bags(weights, indices, starts, factors):
