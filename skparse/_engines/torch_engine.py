@@ -114,7 +114,8 @@ class TorchEngine:
         outputs, intercept = self._shared(model.outputs), self._share(model.intercept)
         router_intercept = self._share(model.router_intercept)
         n_experts, top_ks = len(router_intercept), iter(batch_top_k.tolist())
-        scale, loss = 1.0, 0.0
+        # A tensor: a GPU would have to be waited for at every batch.
+        scale, loss = 1.0, torch.zeros((), dtype=torch.float64, device=self.device)
         width = max(n_experts, len(intercept)) if multilabel else n_experts
         blocks = train_blocks(
             X, rows.order, options.batch_size, model.router, n_experts, width, self.device
@@ -125,21 +126,20 @@ class TorchEngine:
             lengths = self._share(rows.step_lengths[visited, None])
             for batch in block.batches(options.batch_size):
                 h = batch.sum_features(weights.weights).mul_(scale).add_(router_intercept)
-                kept = keep_top(h, next(top_ks))
-                logits = _sum_outputs(outputs, *kept, len(intercept)).add_(intercept)
+                kept = _KeptOutputs(outputs, len(intercept), *keep_top(h, next(top_ks)))
+                logits = kept.sum().add_(intercept)
                 losses, residual = _differentiate(logits, labels[batch.rows], multilabel)
-                loss += float(losses)
+                loss += losses
                 residual.mul_(lengths[batch.rows])
-                of_h, entries, of_outputs = _backpropagate(outputs, *kept, residual, h)
+                of_h, of_outputs = kept.backpropagate(residual, n_experts)
                 scale *= 1.0 - options.shrinkage
                 weights.subtract(batch, of_h / scale)
                 router_intercept.sub_(of_h.sum(dim=0), alpha=options.bias_square)
-                change = add_at(len(outputs.data), entries, of_outputs)
-                outputs.data.sub_(change, alpha=options.output_rate)
+                outputs.data.sub_(of_outputs, alpha=options.output_rate)
                 intercept.sub_(residual.sum(dim=0), alpha=options.output_rate)
         arrays = model.router_intercept, model.outputs.data, model.intercept
         _write(arrays, (router_intercept, outputs.data, intercept))
-        return scale, loss
+        return scale, float(loss)
 
     def dense_epoch(self, X, rows, class_starts, router, moments, options):
         X, (order, weight, classes) = self._copy(X), map(self._copy, rows)
@@ -170,7 +170,8 @@ class TorchEngine:
     @torch.no_grad()
     def logits(self, X, first, last, model, top_k, out):
         for part, h, outputs, intercept in self._scored(X, first, last, model):
-            logits = _sum_outputs(outputs, *keep_top(h, top_k), len(intercept)).add_(intercept)
+            kept = _KeptOutputs(outputs, len(intercept), *keep_top(h, top_k))
+            logits = kept.sum().add_(intercept)
             out[part] = logits.cpu().numpy()
 
     @torch.no_grad()
@@ -182,7 +183,7 @@ class TorchEngine:
             for place, top_k in enumerate(top_ks):
                 # Add the next experts. Divided by their sum, the weights are those of this K.
                 added = experts[:, before:top_k], weights[:, before:top_k]
-                sums = sums + _sum_outputs(outputs, *added, len(intercept))
+                sums = sums + _KeptOutputs(outputs, len(intercept), *added).sum()
                 total = total + added[1].sum(dim=1, keepdim=True)
                 logits = sums / torch.where(total > 0, total, 1.0) + intercept
                 out[place, part] = logits.cpu().numpy()
@@ -191,7 +192,8 @@ class TorchEngine:
     @torch.no_grad()
     def probabilities(self, X, first, last, model, top_k, out):
         for part, h, outputs, intercept in self._scored(X, first, last, model):
-            logits = _sum_outputs(outputs, *keep_top(h, top_k), len(intercept)).add_(intercept)
+            kept = _KeptOutputs(outputs, len(intercept), *keep_top(h, top_k))
+            logits = kept.sum().add_(intercept)
             out[part] = torch.softmax(logits, dim=1).cpu().numpy()
 
     @torch.no_grad()
@@ -238,7 +240,7 @@ class TorchEngine:
             return self._last[1]
 
     def _labels(self, labels, rows, n_classes, like, multilabel):
-        """Labels of some rows: classes (n_rows, 1), or zeros and ones (n_rows, n_classes)."""
+        """Copy the labels of rows: classes (n_rows, 1), or zeros and ones (n_rows, n_classes)."""
         if multilabel:
             return self._dense_rows(labels, rows, n_classes, like.dtype)
         return self._share(labels.indices[labels.indptr[rows], None]).long()
@@ -270,12 +272,45 @@ def _schedule_steps(weight, firsts, schedule):
     return schedule.numerator / (seen[:-1] + schedule.offset), np.cumprod(np.append(1.0, kept))
 
 
-def _sum_outputs(outputs, experts, weights, n_classes):
-    """Weighted sums of the outputs of some experts of each row, (n_rows, n_classes)."""
-    kept, entries = expand_rows(outputs.indptr, experts.flatten())
-    places = kept // max(1, experts.shape[1]) * n_classes + outputs.indices[entries]
-    products = weights.flatten()[kept] * outputs.data[entries]
-    return add_at(len(weights) * n_classes, places, products).view(-1, n_classes)
+class _KeptOutputs:
+    """The outputs of the experts that each row keeps.
+
+    Parameters
+    ----------
+    outputs : Csr of torch.Tensor (n_experts, n_classes)
+    n_classes : int
+    experts : torch.Tensor of int64 (n_rows, n_kept)
+    weights : torch.Tensor (n_rows, n_kept)
+    """
+
+    def __init__(self, outputs, n_classes, experts, weights):
+        self.experts, self.weights = experts, weights
+        self._shape = len(experts), n_classes
+        self._kept, self._entries = expand_rows(outputs.indptr, experts.flatten())
+        rows = self._kept // max(1, experts.shape[1])
+        self._places = rows * n_classes + outputs.indices[self._entries]
+        self._n_outputs, self._values = len(outputs.data), outputs.data[self._entries]
+
+    def sum(self):
+        """Sum the outputs of each row by their weights, (n_rows, n_classes)."""
+        products = self.weights.flatten()[self._kept] * self._values
+        return add_at(self._shape[0] * self._shape[1], self._places, products).view(self._shape)
+
+    def backpropagate(self, residual, n_experts):
+        """Compute derivatives of the loss from those by the logits.
+
+        Returns
+        -------
+        of_scores : torch.Tensor (n_rows, n_experts)
+        of_outputs : torch.Tensor (n_outputs,)
+        """
+        residuals, weights = residual.flatten()[self._places], self.weights
+        of_weights = add_at(weights.numel(), self._kept, residuals * self._values)
+        of_weights = of_weights.view_as(weights)
+        of_kept = weights * (of_weights - (weights * of_weights).sum(dim=1, keepdim=True))
+        of_scores = residual.new_zeros(len(residual), n_experts).scatter_(1, self.experts, of_kept)
+        residuals.mul_(weights.flatten()[self._kept])
+        return of_scores, add_at(self._n_outputs, self._entries, residuals)
 
 
 def _differentiate(logits, labels, multilabel):
@@ -287,27 +322,6 @@ def _differentiate(logits, labels, multilabel):
     losses = log_probabilities.gather(1, labels).sum().neg()
     residual = log_probabilities.exp_()
     return losses, residual.scatter_add_(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
-
-
-def _backpropagate(outputs, experts, weights, residual, h):
-    """Compute the derivatives by the scores and by the outputs of the kept experts.
-
-    Returns
-    -------
-    of_h : torch.Tensor (n_rows, n_experts)
-    entries : torch.Tensor of int64
-        Positions in the outputs, some of them several times.
-    of_outputs : torch.Tensor
-        What each position adds to the derivative of its output.
-    """
-    kept, entries = expand_rows(outputs.indptr, experts.flatten())
-    places = kept // experts.shape[1] * residual.shape[1] + outputs.indices[entries]
-    residuals = residual.flatten()[places]
-    of_weights = add_at(experts.numel(), kept, residuals * outputs.data[entries])
-    of_weights = of_weights.view_as(weights)
-    of_scores = weights * (of_weights - (weights * of_weights).sum(dim=1, keepdim=True))
-    of_h = torch.zeros_like(h).scatter_(1, experts, of_scores)
-    return of_h, entries, residuals.mul_(weights.flatten()[kept])
 
 
 def _step_experts(trained, squares, sums, own, weight, is_drawn, options):

@@ -104,13 +104,14 @@ class Block:
         keys, order = torch.sort(of_batch * self._n_numbers + self._numbers, stable=True)
         pairs, counts = torch.unique_consecutive(keys, return_counts=True)
         starts = counts.cumsum(0) - counts
-        batches = of_batch[starts]  # a nonzero stays in its batch
+        batches = of_batch[starts]  # sorting moves a nonzero inside its batch
         used = pairs - batches * self._n_numbers
         starts -= share(edges[:-1], self.device)[batches]
         used_edges = torch.searchsorted(
             batches, share(np.append(numbers, len(numbers)), self.device)
         )
-        return used, of_rows[order], self._x[order], starts, used_edges
+        of_rows, x = of_rows.index_select(0, order), self._x.index_select(0, order)
+        return used, of_rows, x, starts, used_edges
 
 
 class RouterPart:
@@ -169,7 +170,7 @@ def fits(router, n_experts, n_nonzeros):
     """Whether to have all of a router as a dense matrix for rows with so many nonzeros."""
     n_features = len(router.indptr) - 1
     # For few rows it would take longer than to find the features that they have.
-    return n_features <= RARE * n_nonzeros and n_features * n_experts <= MOST_WEIGHTS
+    return n_features <= RARE * int(n_nonzeros) and n_features * n_experts <= MOST_WEIGHTS
 
 
 def train_blocks(X, rows, batch_size, router, n_experts, n_columns, device):

@@ -8,8 +8,8 @@ import torch
 # by their index, up to this many.
 TIE_STEP = 2.0**-50
 MOST_ORDERED = 2**24
-FEW_SCORES = 128  # that are sorted as fast as the largest of them are found without ties
-FEW_ON_CPU = 32  # the same on a CPU, where it can be asked whether there are ties
+FEW_SCORES = 128  # that are sorted as fast as equal ones are told apart
+FEW_ON_CPU = 32  # that are sorted as fast as it is found that none are equal
 GROUP_SIZE = 8  # of scores of which the maximum is found first
 MIN_GROUPED = 2**14  # scores from which that saves time
 
