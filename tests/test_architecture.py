@@ -103,10 +103,12 @@ def test_the_modules_for_pytorch_import_pytorch_and_numpy_only():
 
 
 def test_pytorch_is_imported_by_its_engine_and_its_modules_only():
-    core = {name for name in NAMES if name.startswith("nn/")} | {"_engines/torch_engine.py"}
+    engine = {"_engines/torch_engine.py", "_engines/torch_rows.py"}
+    core = {name for name in NAMES if name.startswith("nn/")} | engine
     assert files_importing("torch") <= core
     assert files_importing("skparse.nn") <= core
     assert files_importing("skparse._engines.torch_engine") == {"_engines/__init__.py"}
+    assert files_importing("skparse._engines.torch_rows") == {"_engines/torch_engine.py"}
     assert files_importing("skparse._engines.torch_engine", inside_functions=False) == set()
 
 

@@ -28,7 +28,7 @@ def expected_codes(row, top_k):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("n_experts", [1, 7, MANY, VERY_MANY])
+@pytest.mark.parametrize("n_experts", [1, 7, 77, MANY, VERY_MANY])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_values_and_order_equal_the_reference(dtype, n_experts, ties):
     scores = draw_scores(6, n_experts, dtype=dtype, ties=ties)

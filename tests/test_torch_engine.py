@@ -25,7 +25,7 @@ from engine_problems import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skparse import SparseExpertClassifier
-from skparse._engines import numba_engine
+from skparse._engines import numba_engine, torch_rows
 from skparse._engines.torch_engine import TorchEngine
 from skparse._training import completion
 from skparse.datasets import make_topic_documents
@@ -274,3 +274,161 @@ def test_an_epoch_on_dense_x_equals_the_kernel(name, dtype, device):
     for moment, expected in zip(moments, expected_moments, strict=True):
         assert_same_numbers(moment, expected, **tolerance)
     assert_allclose(loss, expected_loss, rtol=tolerance["rtol"])
+
+
+def limit_blocks(monkeypatch, limits):
+    """Change limits of what is on the device at a time, by name."""
+    for name, limit in limits.items():
+        monkeypatch.setattr(torch_rows, name, limit)
+
+
+SMALL_BLOCKS = {
+    "few nonzeros": {"MOST_NONZEROS": 9},
+    "few rows": {"MOST_NUMBERS": 20},
+    "few weights": {"MOST_WEIGHTS": 12},
+    "few weights of rare features": {"MOST_WEIGHTS": 40, "RARE": 0},
+    "a batch larger than all limits": {"MOST_NONZEROS": 1, "MOST_NUMBERS": 1, "MOST_WEIGHTS": 1},
+}
+
+
+@pytest.mark.parametrize("limits", SMALL_BLOCKS.values(), ids=SMALL_BLOCKS)
+@pytest.mark.parametrize(
+    "name", ["ordinary", "sparse pattern", "nothing in X", "duplicated entries"]
+)
+def test_predictions_in_small_blocks_equal_the_kernels(name, limits, monkeypatch):
+    problem = draw_problem(**PROBLEMS[name])
+    limit_blocks(monkeypatch, limits)
+    tolerance = tolerance_of(np.float64, "cpu")
+    for write in ("logits", "probabilities"):
+        mine, theirs = (
+            run_logits(engine, problem, 3, 2, 21, write=write)
+            for engine in (TorchEngine("cpu"), numba_engine)
+        )
+        assert_allclose(mine, theirs, **tolerance)
+    mine, theirs = (
+        run_route(engine, problem, 3, [8, 0, 5, 8, 9])
+        for engine in (TorchEngine("cpu"), numba_engine)
+    )
+    assert_same_routes(mine, theirs, **tolerance)
+
+
+@pytest.mark.parametrize("limits", SMALL_BLOCKS.values(), ids=SMALL_BLOCKS)
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+@pytest.mark.parametrize(
+    "name", ["ordinary", "sparse pattern", "nothing in X", "duplicated entries"]
+)
+def test_training_in_small_blocks_equals_the_kernels(name, batch_size, limits, monkeypatch):
+    problem = draw_problem(**PROBLEMS[name])
+    limit_blocks(monkeypatch, limits)
+    tolerance = tolerance_of(np.float64, "cpu")
+    arguments = draw_linear_arguments(problem, batch_size)
+    of_torch, of_kernels = (
+        run_linear_epoch(engine, arguments) for engine in (TorchEngine("cpu"), numba_engine)
+    )
+    assert_same_numbers(of_torch, of_kernels, **tolerance)
+    arguments = draw_nested_arguments(problem, [1, 2, 4], batch_size)
+    of_torch, of_kernels = (
+        run_nested_epoch(engine, arguments) for engine in (TorchEngine("cpu"), numba_engine)
+    )
+    assert_same_numbers(of_torch[0], of_kernels[0], **tolerance)
+    assert_allclose(of_torch[1], of_kernels[1], rtol=tolerance["rtol"])
+    arguments = draw_embedding_arguments(problem, 2, batch_size)
+    of_torch, of_kernels = (
+        run_embedding_epoch(engine, arguments) for engine in (TorchEngine("cpu"), numba_engine)
+    )
+    for mine, theirs in zip(of_torch, of_kernels, strict=True):
+        assert_same_numbers(mine, theirs, **tolerance)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_blocks_keep_to_the_limits(name, monkeypatch):
+    problem = draw_problem(**PROBLEMS[name])
+    n_features, n_columns = problem.n_features, 7
+    order, sizes = np.arange(problem.n_samples)[::-1], np.diff(problem.X.indptr)
+    for limits in SMALL_BLOCKS.values():
+        with monkeypatch.context() as patched:
+            limit_blocks(patched, limits)
+            most = torch_rows.MOST_NONZEROS
+            if n_features * n_columns > torch_rows.MOST_WEIGHTS:
+                most = min(most, torch_rows.MOST_WEIGHTS // n_columns)
+            parts = list(torch_rows.split_rows(problem.X, order, 3, n_features, n_columns))
+            assert np.concatenate([order[part] for part in parts]).tolist() == order.tolist()
+            for part in parts:
+                rows = order[part]
+                assert part.start % 3 == 0
+                assert len(rows) <= 3 or sizes[rows].sum() <= most
+                assert len(rows) <= 3 or len(rows) * n_columns <= torch_rows.MOST_NUMBERS
+
+
+def test_the_device_holds_the_weights_of_the_features_of_few_rows_only(monkeypatch):
+    problem = draw_problem(n_samples=3, n_features=500, n_experts=4, fill=0.01)
+    n_weights = []
+    made = torch_rows.RouterPart.__init__
+
+    def record(part, *arguments):
+        made(part, *arguments)
+        n_weights.append(part.weights.numel())
+
+    monkeypatch.setattr(torch_rows.RouterPart, "__init__", record)
+    run_logits(TorchEngine("cpu"), problem, 2)
+    assert n_weights == [4 * len(set(problem.X.indices.tolist()))]
+
+
+def test_an_engine_predicts_with_the_model_that_it_is_given():
+    first, second = draw_problem(seed=1), draw_problem(seed=2)
+    engine = TorchEngine("cpu")
+    for problem in (first, second, first):
+        expected = run_logits(numba_engine, problem, 3)
+        assert_allclose(run_logits(engine, problem, 3), expected, rtol=1e-11)
+    changed = first._replace(
+        model=first.model._replace(
+            router=first.model.router._replace(data=first.model.router.data)
+        )
+    )
+    changed.model.router.data[:] *= 2  # in place, as between two epochs
+    expected = run_logits(numba_engine, changed, 3)
+    assert_allclose(run_logits(engine, changed, 3), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("document_length", [5, 60])
+def test_the_same_seed_gives_the_same_bits_on_one_device(document_length, device):
+    X, y = make_topic_documents(
+        400, 300, 20, n_classes=20, document_length=document_length, dtype=np.float32,
+        random_state=0, return_X_y=True,
+    )  # fmt: skip
+    first, second = (
+        SparseExpertClassifier(engine="torch", device=device, random_state=0).fit(X, y)
+        for _ in range(2)
+    )
+    assert_array_equal(first.router_coef_.data, second.router_coef_.data)
+    assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fit_in_single_precision_is_as_accurate_as_one_with_the_kernels(seed):
+    X, y = make_topic_documents(
+        2400, 800, 20, n_classes=20, document_length=8, dtype=np.float32, random_state=seed,
+        return_X_y=True,
+    )  # fmt: skip
+    X, y, X_test, y_test = X[:1200], y[:1200], X[1200:], y[1200:]
+    of_torch, of_kernels = (
+        SparseExpertClassifier(engine=engine, random_state=seed).fit(X, y)
+        for engine in ("torch", "numba")
+    )
+    assert abs(of_torch.score(X_test, y_test) - of_kernels.score(X_test, y_test)) <= 0.003
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="torch finds fewer than two CUDA devices"
+)
+def test_the_second_gpu_can_be_chosen():
+    problem = draw_problem()
+    expected = run_logits(numba_engine, problem, 3)
+    assert_allclose(run_logits(TorchEngine("cuda:1"), problem, 3), expected, rtol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="there is a second CUDA device")
+def test_a_gpu_that_does_not_exist_is_an_error():
+    with pytest.raises(ValueError, match="device='cuda:1' is not available"):
+        TorchEngine("cuda:1")

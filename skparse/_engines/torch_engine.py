@@ -1,20 +1,34 @@
 """The functions of `skparse._engines.numba_engine` in PyTorch, on any device.
 
 It computes on GPUs, and where numba cannot compile. Every method takes and changes numpy arrays
-in the way of the kernel of the same name.
+in the way of the kernel of the same name. Blocks of rows are copied to the device one by one. The
+router weights that the rows of a block use are a dense matrix there: dense rows are added several
+times faster than sparse ones.
 """
+
+from threading import Lock
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from ..nn._gating import keep_top
-from ..nn._network import SparseExpertNetwork, expand_rows
-from .arguments import Csr, ModelArrays, Pattern
+from ..nn._network import expand_rows
+from .arguments import Csr
+from .torch_rows import (
+    Block,
+    RouterPart,
+    add_at,
+    fits,
+    share,
+    split_rows,
+    take_rows,
+    train_blocks,
+)
 
 
 class TorchEngine:
-    """Train and predict with `SparseExpertNetwork` on one device."""
+    """Train and predict with tensors on one device."""
 
     def __init__(self, device):
         try:
@@ -25,106 +39,114 @@ class TorchEngine:
             torch.zeros(1, device=self.device)
         except (AssertionError, RuntimeError) as error:  # as for "cuda" on a machine without one
             raise ValueError(f"device={device!r} is not available: {error}") from error
+        # The router of the last prediction: its arrays, and its `RouterPart`.
+        self._last, self._lock = None, Lock()
 
+    @torch.no_grad()
     def linear_epoch(self, X, rows, targets, ignored, margins, bias, schedule, batch_size):
-        order, squared_norms, sample_weight = map(self._tensor, rows)
-        X, targets = self._tensors(X), self._tensors(targets)
-        ignored = self._tensors(ignored)
-        pattern = self._tensors(Pattern(margins.indptr, margins.indices))
-        weights, offsets = self._tensor(margins.data), self._tensor(bias)
-        seen, x0, scale = schedule.seen, schedule.bias_feature, 1.0
-        for batch in torch.split(order, batch_size):
-            rate = schedule.numerator / (seen + schedule.offset)
-            places, connections, x = self._products(X, batch, pattern, len(bias))
-            h = torch.zeros(len(batch) * len(bias), dtype=weights.dtype, device=self.device)
-            h = h.index_add(0, places, scale * x * weights[connections])
-            h = h.view(len(batch), -1) + x0 * offsets
-            weight = sample_weight[batch][:, None]
-            norm = squared_norms[batch][:, None] + x0 * x0
-            crowding = schedule.row_crowding * weight + schedule.batch_crowding
-            sign = -torch.ones_like(h)
-            sign[self._columns(targets, batch)] = 1.0
-            implicit = 2 * rate * weight / (1 + 2 * rate * norm * crowding)
-            lengths = torch.minimum((1 - sign * h).clamp(min=0) * implicit, 4 * rate * weight)
-            step = -sign * lengths
-            step[self._columns(ignored, batch)] = 0.0
-            seen += float(weight.sum())
-            scale *= 1.0 - float(weight.sum()) / (seen + schedule.offset)
-            offsets -= x0 * step.sum(dim=0)
-            weights.index_add_(0, connections, -x * step.flatten()[places] / scale)
-        margins.data[:], bias[:] = weights.cpu().numpy(), offsets.cpu().numpy()
-        return scale
+        order, squared_norms, sample_weight = rows
+        offsets = self._share(bias)
+        n_experts = len(bias)
+        x0, firsts = schedule.bias_feature, np.arange(0, len(order), batch_size)
+        weight = sample_weight[order]
+        rates, scales = _schedule_steps(weight, firsts, schedule)
+        rate = np.repeat(rates.astype(bias.dtype), np.diff(np.append(firsts, len(order))))
+        crowding = schedule.row_crowding * weight + schedule.batch_crowding
+        norm = squared_norms[order] + x0 * x0
+        implicit = (2 * rate * weight / (1 + 2 * rate * norm * crowding)).astype(bias.dtype)
+        longest = (4 * rate * weight).astype(bias.dtype)
+        b = 0
+        blocks = train_blocks(X, order, batch_size, margins, n_experts, n_experts, self.device)
+        for part, block, weights in blocks:
+            signs = 2 * self._dense_rows(targets, order[part], n_experts, offsets.dtype) - 1
+            is_free = None
+            if len(ignored.indices):
+                is_free = 1 - self._dense_rows(ignored, order[part], n_experts, offsets.dtype)
+            factors, limits = self._share(implicit[part, None]), self._share(longest[part, None])
+            for batch in block.batches(batch_size):
+                sign = signs[batch.rows]
+                step = batch.sum_features(weights.weights).mul_(scales[b])
+                step.add_(offsets, alpha=x0).mul_(sign).neg_().add_(1).clamp_(min=0)
+                torch.minimum(step.mul_(factors[batch.rows]), limits[batch.rows], out=step)
+                step.mul_(sign).neg_()
+                if is_free is not None:
+                    step.mul_(is_free[batch.rows])
+                offsets.sub_(step.sum(dim=0), alpha=x0)
+                b += 1
+                weights.subtract(batch, step.mul_(1 / scales[b]))
+        _write([bias], [offsets])
+        return float(scales[-1])
 
+    @torch.no_grad()
     def embedding_epoch(self, X, rows, term, squared_gradients, drawn_experts, options):
-        X, trained, squares = map(self._tensors, (X, term, squared_gradients))
-        order, weight, targets = map(self._tensor, rows)
-        drawn = self._tensor(drawn_experts)
-        for b, batch in enumerate(torch.split(order, options.batch_size)):
-            own, others = targets[batch].unique(), drawn[b % len(drawn)].unique()
-            experts = torch.cat([own, others[~torch.isin(others, own)]])
-            correction = torch.full_like(
-                trained.bias[experts], options.negative_sampling_correction
-            )
-            correction[: len(own)] = 0
-            places, nonzeros = expand_rows(X.indptr, batch)
-            features, x = X.indices[nonzeros].long(), options.unit * X.data[nonzeros]
-            sums = x.new_zeros(len(batch), trained.feature_vectors.shape[1])
-            sums = sums.index_add(0, places, x[:, None] * trained.feature_vectors[features])
-            vectors = trained.expert_vectors[experts]
-            logits = sums @ vectors.T + trained.bias[experts] + correction
-            residual = torch.softmax(logits, dim=1)
-            residual -= (targets[batch][:, None] == experts).to(x.dtype)
-            residual *= weight[batch][:, None]
-            row_gradients = residual @ vectors
-            gradients = residual.T @ sums, residual.sum(dim=0)
-            _step_experts(trained, squares, experts, *gradients, options.learning_rate)
-            square = (row_gradients**2).mean(dim=1)
-            squares.feature_vectors.index_add_(0, features, x**2 * square[places])
-            step = options.learning_rate * x / squares.feature_vectors[features].sqrt()
-            trained.feature_vectors.index_add_(0, features, -step[:, None] * row_gradients[places])
-        for arrays, tensors in ((term, trained), (squared_gradients, squares)):
-            for mine, theirs in zip(arrays, tensors, strict=True):
-                mine[:] = theirs.cpu().numpy()
+        order, sample_weight, experts = rows
+        trained, squares = self._shared(term), self._shared(squared_gradients)
+        vectors, feature_squares = trained.feature_vectors, squares.feature_vectors
+        (n_features, rank), n_experts = term.feature_vectors.shape, len(term.bias)
+        is_drawn = torch.zeros(len(drawn_experts), n_experts, dtype=torch.bool, device=self.device)
+        is_drawn.scatter_(1, self._share(drawn_experts).long(), True)
+        b = 0
+        for part in split_rows(X, order, options.batch_size, n_features, rank):
+            block = Block(X, order[part], n_features, self.device, renumber=False)
+            weight = self._share(sample_weight[order[part], None])
+            targets = self._share(experts[order[part]]).long()
+            for batch in block.batches(options.batch_size):
+                own = targets[batch.rows]
+                sums = batch.sum_features(vectors).mul_(options.unit)
+                gradient = _step_experts(
+                    trained, squares, sums, own, weight[batch.rows],
+                    is_drawn[b % len(is_drawn)], options,
+                )  # fmt: skip
+                b += 1
+                used = batch.used
+                square = batch.sum_rows((gradient**2).mean(dim=1, keepdim=True), squared=True)
+                squares_used = feature_squares.index_select(0, used)
+                square = squares_used.add_(square[:, 0], alpha=options.unit**2)
+                feature_squares.index_copy_(0, used, square)
+                lengths = options.learning_rate * options.unit / square.sqrt()
+                change = batch.sum_rows(gradient).mul_(lengths[:, None])
+                moved = vectors.index_select(0, used).sub_(change)
+                vectors.index_copy_(0, used, moved)
+        _write((*term, *squared_gradients), (*trained, *squares))
 
+    @torch.no_grad()
     def nested_epoch(self, X, rows, model, batch_top_k, options, multilabel):
-        X, labels = self._tensors(X), self._tensors(rows.labels)
-        order, step_lengths = self._tensor(rows.order), self._tensor(rows.step_lengths)
-        network = SparseExpertNetwork.from_model(model, self.device)
-        pattern = Pattern(network.router_indptr, network.router_indices)
-        scale, loss = 1.0, 0.0
-        batches = torch.split(order, options.batch_size)
-        for top_k, batch in zip(batch_top_k.tolist(), batches, strict=True):
-            places, connections, x = self._products(X, batch, pattern, network.n_experts)
-            with torch.no_grad():
-                products = scale * x * network.router_values[connections]
-                h = torch.zeros(len(batch) * network.n_experts, dtype=x.dtype, device=x.device)
-                h = h.index_add(0, places, products).view(len(batch), -1)
-                h += network.router_intercept
-            h.requires_grad_()
-            losses = self._losses(network.logits(h, top_k), labels, batch, multilabel)
-            weighted = (step_lengths[batch] * losses).sum()
-            of_h, of_outputs, of_intercept = torch.autograd.grad(
-                weighted, [h, network.output_values, network.intercept]
-            )
-            loss += float(losses.detach().sum())
-            scale *= 1.0 - options.shrinkage
-            with torch.no_grad():
-                change = -x * of_h.flatten()[places] / scale
-                network.router_values.index_add_(0, connections, change)
-                network.router_intercept -= options.bias_square * of_h.sum(dim=0)
-                network.output_values -= options.output_rate * of_outputs
-                network.intercept -= options.output_rate * of_intercept
-        arrays = model.router.data, model.router_intercept, model.outputs.data, model.intercept
-        for mine, theirs in zip(arrays, network.arrays(), strict=True):
-            mine[:] = theirs
-        return scale, loss
+        outputs, intercept = self._shared(model.outputs), self._share(model.intercept)
+        router_intercept = self._share(model.router_intercept)
+        n_experts, top_ks = len(router_intercept), iter(batch_top_k.tolist())
+        # A tensor: a GPU would have to be waited for at every batch.
+        scale, loss = 1.0, torch.zeros((), dtype=torch.float64, device=self.device)
+        width = max(n_experts, len(intercept)) if multilabel else n_experts
+        blocks = train_blocks(
+            X, rows.order, options.batch_size, model.router, n_experts, width, self.device
+        )
+        for part, block, weights in blocks:
+            visited = rows.order[part]
+            labels = self._labels(rows.labels, visited, len(intercept), intercept, multilabel)
+            lengths = self._share(rows.step_lengths[visited, None])
+            for batch in block.batches(options.batch_size):
+                h = batch.sum_features(weights.weights).mul_(scale).add_(router_intercept)
+                kept = _KeptOutputs(outputs, len(intercept), *keep_top(h, next(top_ks)))
+                logits = kept.sum().add_(intercept)
+                losses, residual = _differentiate(logits, labels[batch.rows], multilabel)
+                loss += losses
+                residual.mul_(lengths[batch.rows])
+                of_h, of_outputs = kept.backpropagate(residual, n_experts)
+                scale *= 1.0 - options.shrinkage
+                weights.subtract(batch, of_h / scale)
+                router_intercept.sub_(of_h.sum(dim=0), alpha=options.bias_square)
+                outputs.data.sub_(of_outputs, alpha=options.output_rate)
+                intercept.sub_(residual.sum(dim=0), alpha=options.output_rate)
+        arrays = model.router_intercept, model.outputs.data, model.intercept
+        _write(arrays, (router_intercept, outputs.data, intercept))
+        return scale, float(loss)
 
     def dense_epoch(self, X, rows, class_starts, router, moments, options):
-        X, (order, weight, classes) = self._tensor(X), map(self._tensor, rows)
-        trained = [self._tensor(part).requires_grad_() for part in router]
-        means, squares = ([self._tensor(part) for part in moment] for moment in moments)
+        X, (order, weight, classes) = self._copy(X), map(self._copy, rows)
+        trained = [self._copy(part).requires_grad_() for part in router]
+        means, squares = ([self._copy(part) for part in moment] for moment in moments)
         numbers = torch.arange(len(router.bias), device=self.device)
-        expert_class = torch.searchsorted(self._tensor(class_starts)[1:], numbers, right=True)
+        expert_class = torch.searchsorted(self._copy(class_starts)[1:], numbers, right=True)
         total = 0.0
         for b, batch in enumerate(torch.split(order, options.batch_size)):
             h = X[batch] @ trained[0] + trained[1]
@@ -145,98 +167,183 @@ class TorchEngine:
                 mine[:] = theirs.cpu().numpy()
         return total
 
+    @torch.no_grad()
     def logits(self, X, first, last, model, top_k, out):
-        network = SparseExpertNetwork.from_model(model, self.device)
-        with torch.no_grad():
-            h = network.router_scores(*self._block(X, first, last))
-            out[:] = network.logits(h, top_k).cpu().numpy()
+        for part, h, outputs, intercept in self._scored(X, first, last, model):
+            kept = _KeptOutputs(outputs, len(intercept), *keep_top(h, top_k))
+            logits = kept.sum().add_(intercept)
+            out[part] = logits.cpu().numpy()
 
+    @torch.no_grad()
     def logits_path(self, X, first, last, model, top_ks, out):
-        network = SparseExpertNetwork.from_model(model, self.device)
-        with torch.no_grad():
-            h = network.router_scores(*self._block(X, first, last))
-            out[:] = network.logits_path(h, top_ks.tolist()).cpu().numpy()
+        top_ks = top_ks.tolist()
+        for part, h, outputs, intercept in self._scored(X, first, last, model):
+            experts, weights = keep_top(h, top_ks[-1])
+            sums, total, before = 0, 0, 0
+            for place, top_k in enumerate(top_ks):
+                # Add the next experts. Divided by their sum, the weights are those of this K.
+                added = experts[:, before:top_k], weights[:, before:top_k]
+                sums = sums + _KeptOutputs(outputs, len(intercept), *added).sum()
+                total = total + added[1].sum(dim=1, keepdim=True)
+                logits = sums / torch.where(total > 0, total, 1.0) + intercept
+                out[place, part] = logits.cpu().numpy()
+                before = top_k
 
+    @torch.no_grad()
     def probabilities(self, X, first, last, model, top_k, out):
-        network = SparseExpertNetwork.from_model(model, self.device)
-        with torch.no_grad():
-            h = network.router_scores(*self._block(X, first, last))
-            out[:] = torch.softmax(network.logits(h, top_k), dim=1).cpu().numpy()
+        for part, h, outputs, intercept in self._scored(X, first, last, model):
+            kept = _KeptOutputs(outputs, len(intercept), *keep_top(h, top_k))
+            logits = kept.sum().add_(intercept)
+            out[part] = torch.softmax(logits, dim=1).cpu().numpy()
 
+    @torch.no_grad()
     def route(self, X, rows, router, router_intercept, sharpness, top_k, routes):
-        indptr = np.zeros(len(router_intercept) + 1, np.int64)
-        no_outputs = Csr(indptr, indptr[:0], router.data[:0])
-        model = ModelArrays(router, router_intercept, no_outputs, router_intercept[:0])
-        network = SparseExpertNetwork.from_model(model, self.device)
-        with torch.no_grad():
-            h = network.router_scores(*self._take(X, rows))
+        for part, h in self._scores(X, rows, router, router_intercept):
             experts, weights = keep_top(sharpness * h, top_k)
-        routes.expert_indices[:, : experts.shape[1]] = experts.cpu().numpy()
-        routes.expert_weights[:, : experts.shape[1]] = weights.cpu().numpy()
-        routes.counts[:] = (h > 0).sum(dim=1).clamp(max=top_k).cpu().numpy()
+            routes.expert_indices[part, : experts.shape[1]] = experts.cpu().numpy()
+            routes.expert_weights[part, : experts.shape[1]] = weights.cpu().numpy()
+            routes.counts[part] = (h > 0).sum(dim=1).clamp(max=top_k).cpu().numpy()
 
-    def _block(self, X, first, last):
-        """Copy the rows ``first`` to ``last`` to tensors."""
-        nonzeros = slice(X.indptr[first], X.indptr[last])
-        indptr = X.indptr[first : last + 1] - X.indptr[first]
-        return self._tensors(Csr(indptr, X.indices[nonzeros], X.data[nonzeros]))
+    def _scored(self, X, first, last, model):
+        """Compute the scores of a range of rows, and copy the rest of the model.
 
-    def _take(self, X, rows):
-        """Copy some rows, in any order, to tensors."""
-        sizes = np.diff(X.indptr)[rows]
-        indptr = np.concatenate([[0], np.cumsum(sizes)])
-        nonzeros = np.repeat(X.indptr[rows] - indptr[:-1], sizes) + np.arange(indptr[-1])
-        return self._tensors(Csr(indptr, X.indices[nonzeros], X.data[nonzeros]))
+        Yields
+        ------
+        part : slice
+            Some of the rows, counted from ``first``.
+        h : torch.Tensor (n_rows, n_experts)
+        outputs : Csr of torch.Tensor (n_experts, n_classes)
+        intercept : torch.Tensor (n_classes,)
+        """
+        outputs, intercept = self._shared(model.outputs), self._share(model.intercept)
+        parts = model.router, model.router_intercept, len(intercept)
+        for part, h in self._scores(X, np.arange(first, last), *parts):
+            yield part, h, outputs, intercept
 
-    def _products(self, X, batch, pattern, n_experts):
-        """List the products of a batch with the weights of a `Pattern` (n_features, n_experts).
+    def _scores(self, X, rows, router, router_intercept, n_classes=1):
+        """Compute the scores of rows in blocks; yields (slice of the rows, scores)."""
+        n_features, n_experts = len(router.indptr) - 1, len(router_intercept)
+        intercept, width = self._share(router_intercept), max(n_experts, n_classes)
+        is_whole = fits(router, n_experts, X.indptr[-1])
+        weights = self._whole_router(router, n_experts) if is_whole else None
+        for part in split_rows(X, rows, 1, n_features, width):
+            block = Block(X, rows[part], n_features, self.device, renumber=not is_whole)
+            if not is_whole:
+                weights = RouterPart(router, n_experts, self.device, block.features)
+            yield part, block.sum_features(weights.weights).add_(intercept)
+
+    def _whole_router(self, router, n_experts):
+        """Make a dense matrix of a router, once for all blocks of rows of a prediction."""
+        with self._lock:
+            if self._last is None or self._last[0] is not router:
+                self._last = router, RouterPart(router, n_experts, self.device)
+            return self._last[1]
+
+    def _labels(self, labels, rows, n_classes, like, multilabel):
+        """Copy the labels of rows: classes (n_rows, 1), or zeros and ones (n_rows, n_classes)."""
+        if multilabel:
+            return self._dense_rows(labels, rows, n_classes, like.dtype)
+        return self._share(labels.indices[labels.indptr[rows], None]).long()
+
+    def _dense_rows(self, pattern, rows, n_columns, dtype):
+        """Make a dense tensor of zeros and ones of some rows of a `Pattern`."""
+        indptr, indices, _ = take_rows(Csr(*pattern, pattern.indices), rows)
+        places = np.repeat(np.arange(len(rows)) * n_columns, np.diff(indptr)) + indices
+        dense = torch.zeros(len(rows) * n_columns, dtype=dtype, device=self.device)
+        dense[self._share(places)] = 1
+        return dense.view(len(rows), n_columns)
+
+    def _copy(self, array):
+        return torch.tensor(np.ascontiguousarray(array), device=self.device)
+
+    def _share(self, array):
+        return share(array, self.device)
+
+    def _shared(self, arrays):
+        """Tensors of the arrays of a named tuple."""
+        return type(arrays)(*map(self._share, arrays))
+
+
+def _schedule_steps(weight, firsts, schedule):
+    """Rate of every batch, and the scale of the margins before each of them and after the last."""
+    weights = np.add.reduceat(weight.astype(np.float64), firsts)
+    seen = np.cumsum(np.append(schedule.seen, weights))
+    kept = 1.0 - weights / (seen[1:] + schedule.offset)
+    return schedule.numerator / (seen[:-1] + schedule.offset), np.cumprod(np.append(1.0, kept))
+
+
+class _KeptOutputs:
+    """The outputs of the experts that each row keeps.
+
+    Parameters
+    ----------
+    outputs : Csr of torch.Tensor (n_experts, n_classes)
+    n_classes : int
+    experts : torch.Tensor of int64 (n_rows, n_kept)
+    weights : torch.Tensor (n_rows, n_kept)
+    """
+
+    def __init__(self, outputs, n_classes, experts, weights):
+        self.experts, self.weights = experts, weights
+        self._shape = len(experts), n_classes
+        self._kept, self._entries = expand_rows(outputs.indptr, experts.flatten())
+        rows = self._kept // max(1, experts.shape[1])
+        self._places = rows * n_classes + outputs.indices[self._entries]
+        self._n_outputs, self._values = len(outputs.data), outputs.data[self._entries]
+
+    def sum(self):
+        """Sum the outputs of each row by their weights, (n_rows, n_classes)."""
+        products = self.weights.flatten()[self._kept] * self._values
+        return add_at(self._shape[0] * self._shape[1], self._places, products).view(self._shape)
+
+    def backpropagate(self, residual, n_experts):
+        """Compute derivatives of the loss from those by the logits.
 
         Returns
         -------
-        places : torch.Tensor of int64
-            Where each product belongs in the flat (rows of the batch, experts).
-        connections : torch.Tensor of int64
-            The position of its weight in the pattern.
-        x : torch.Tensor
-            The nonzero that it multiplies.
+        of_scores : torch.Tensor (n_rows, n_experts)
+        of_outputs : torch.Tensor (n_outputs,)
         """
-        rows, nonzeros = expand_rows(X.indptr, batch)
-        which, connections = expand_rows(pattern.indptr, X.indices[nonzeros].long())
-        places = rows[which] * n_experts + pattern.indices[connections]
-        return places, connections, X.data[nonzeros][which]
-
-    @staticmethod
-    def _columns(pattern, batch):
-        """Positions (row of the batch, column) of the entries of a batch of a `Pattern`."""
-        rows, entries = expand_rows(pattern.indptr, batch)
-        return rows, pattern.indices[entries].long()
-
-    def _losses(self, logits, labels, batch, multilabel):
-        rows, classes = self._columns(labels, batch)
-        if not multilabel:
-            return functional.cross_entropy(logits, classes, reduction="none")
-        targets = torch.zeros_like(logits)
-        targets[rows, classes] = 1.0
-        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(
-            dim=1
-        )
-
-    def _tensor(self, array):
-        # torch.tensor copies: read-only memory maps are fine, and nothing is shared.
-        return torch.tensor(np.ascontiguousarray(array), device=self.device)
-
-    def _tensors(self, arrays):
-        """Copy the arrays of a named tuple to tensors."""
-        return type(arrays)(*map(self._tensor, arrays))
+        residuals, weights = residual.flatten()[self._places], self.weights
+        of_weights = add_at(weights.numel(), self._kept, residuals * self._values)
+        of_weights = of_weights.view_as(weights)
+        of_kept = weights * (of_weights - (weights * of_weights).sum(dim=1, keepdim=True))
+        of_scores = residual.new_zeros(len(residual), n_experts).scatter_(1, self.experts, of_kept)
+        residuals.mul_(weights.flatten()[self._kept])
+        return of_scores, add_at(self._n_outputs, self._entries, residuals)
 
 
-def _step_experts(trained, squares, experts, vector_gradients, bias_gradients, rate):
-    """Move the vectors and biases of some experts, in place."""
-    squares.expert_vectors[experts] += (vector_gradients**2).mean(dim=1)
-    lengths = rate / squares.expert_vectors[experts].sqrt()
-    trained.expert_vectors[experts] -= lengths[:, None] * vector_gradients
-    squares.bias[experts] += bias_gradients**2
-    trained.bias[experts] -= rate * bias_gradients / squares.bias[experts].sqrt()
+def _differentiate(logits, labels, multilabel):
+    """Compute the sum of the losses of all rows, and the derivatives by their logits."""
+    if multilabel:
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        return losses, torch.sigmoid(logits).sub_(labels)
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    losses = log_probabilities.gather(1, labels).sum().neg()
+    residual = log_probabilities.exp_()
+    return losses, residual.scatter_add_(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
+
+
+def _step_experts(trained, squares, sums, own, weight, is_drawn, options):
+    """Move the vectors and biases of the experts of a batch; returns the gradient of ``sums``."""
+    is_own = torch.zeros_like(is_drawn)
+    is_own[own] = True
+    experts = (is_own | is_drawn).nonzero().squeeze(1)
+    vectors = trained.expert_vectors[experts]
+    correction = torch.full_like(trained.bias, options.negative_sampling_correction)
+    bias = correction.masked_fill_(is_own, 0).add_(trained.bias)
+    residual = torch.softmax(torch.addmm(bias[experts], sums, vectors.T), dim=1)
+    target = torch.searchsorted(experts, own)[:, None]
+    residual.scatter_add_(1, target, -torch.ones_like(target, dtype=sums.dtype)).mul_(weight)
+    gradient, of_bias, of_vectors = residual @ vectors, residual.sum(dim=0), residual.T @ sums
+    square = squares.expert_vectors[experts].add_((of_vectors**2).mean(dim=1))
+    squares.expert_vectors[experts] = square
+    lengths = options.learning_rate / square.sqrt()
+    trained.expert_vectors[experts] = vectors.sub_(of_vectors.mul_(lengths[:, None]))
+    square = squares.bias[experts].add_(of_bias**2)
+    squares.bias[experts] = square
+    trained.bias[experts] -= options.learning_rate * of_bias / square.sqrt()
+    return gradient
 
 
 def _step_adam(array, gradient, mean, square, n_steps, rate, options):
@@ -245,3 +352,9 @@ def _step_adam(array, gradient, mean, square, n_steps, rate, options):
     square.mul_(options.square_decay).add_((1 - options.square_decay) * gradient**2)
     root = (square / (1 - options.square_decay**n_steps)).sqrt()
     array -= rate / (1 - options.mean_decay**n_steps) * mean / (root + options.epsilon)
+
+
+def _write(arrays, tensors):
+    """Write tensors to the arrays that they are of, where these do not share their memory."""
+    for array, tensor in zip(arrays, tensors, strict=True):
+        array[...] = tensor.cpu().numpy()

@@ -8,7 +8,8 @@ import torch
 # by their index, up to this many.
 TIE_STEP = 2.0**-50
 MOST_ORDERED = 2**24
-FEW_SCORES = 128  # that are sorted as fast as the largest of them are found
+FEW_SCORES = 128  # that are sorted as fast as equal ones are told apart
+FEW_ON_CPU = 32  # that are sorted as fast as it is found that none are equal
 GROUP_SIZE = 8  # of scores of which the maximum is found first
 MIN_GROUPED = 2**14  # scores from which that saves time
 
@@ -76,12 +77,14 @@ def find_largest(h, n_kept, numbers=None):
     h = h.detach()
     n_scores = h.shape[-1]
     exact = h.dtype == torch.float64 or h.device.type == "mps" or n_scores > MOST_ORDERED
-    if exact or n_kept == n_scores or (numbers is None and n_scores <= FEW_SCORES):
+    if exact or n_kept == n_scores or (numbers is None and n_scores <= FEW_ON_CPU):
         return _sort(h, numbers).narrow(-1, 0, n_kept)
     if numbers is None:
         positions = _find_without_ties(h, n_kept)
         if positions is not None:
             return positions
+        if n_scores <= FEW_SCORES:
+            return _sort(h, numbers).narrow(-1, 0, n_kept)
         numbers = torch.arange(n_scores, device=h.device)
     # `topk` breaks ties in any order, and a stable sort takes ten times as long. So equal scores
     # get different bits where a float64 is more precise than they are.
