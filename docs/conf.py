@@ -33,7 +33,7 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["cards.css"]
+html_css_files = ["site.css"]
 html_title = f"skparse {release}"
 html_show_sourcelink = False
 
