@@ -206,21 +206,40 @@ def compare_levels(scores, best, weights=None):
     return loss, np.sqrt(variance / (total - 1 if total > 1 else 1))
 
 
-def choose_level(loss, standard_error, best, selection, log_losses=None, weights=None):
+def compare_log_losses(loss, standard_error, log_losses, weights=None):
+    """Compare the log-loss of every level with the least one of the accurate levels.
+
+    These are the levels whose ``loss`` is at most one standard error.
+
+    Parameters
+    ----------
+    loss, standard_error : ndarray (n_levels,)
+        Of the accuracy, from `compare_levels`.
+    log_losses : ndarray (n_observations, n_levels)
+    weights : ndarray (n_observations,), default=None
+
+    Returns
+    -------
+    more, error : ndarray (n_levels,)
+        Mean over the observations, and its standard error.
+    """
+    means = np.average(log_losses, axis=0, weights=weights)
+    least = int(np.argmin(np.where(loss <= standard_error, means, np.inf)))
+    return compare_levels(-log_losses, least, weights)
+
+
+def choose_level(loss, standard_error, best, selection, of_log_loss=None):
     """Choose a level; returns its index among the levels in ascending order.
 
     "best" is the best one. "one_standard_error" is the smallest one whose loss against the best
-    one is at most one standard error. With ``log_losses`` (n_observations, n_levels), its
-    log-loss too has to be at most one standard error above the least one of these levels.
+    one is at most one standard error. With ``of_log_loss``, the pair that `compare_log_losses`
+    returns, this holds for the log-loss, too.
     """
     if selection == "best":
         return int(best)
     is_good = loss <= standard_error
-    if log_losses is not None:
-        means = np.average(log_losses, axis=0, weights=weights)
-        least = int(np.argmin(np.where(is_good, means, np.inf)))
-        more, error = compare_levels(-log_losses, least, weights)
-        is_good &= more <= error
+    if of_log_loss is not None:
+        is_good = is_good & (of_log_loss[0] <= of_log_loss[1])
     return int(np.argmax(is_good))
 
 

@@ -38,6 +38,7 @@ from ._top_k_choice import (
     SearchData,
     choose_level,
     compare_levels,
+    compare_log_losses,
     pool_samples,
     run_fold,
     tabulate,
@@ -146,7 +147,8 @@ class TopKSearchCV(
         As in :class:`~sklearn.model_selection.GridSearchCV`, a row per level. The fit time is
         that of the one fit that all levels share. The score time does not include the
         transformers of a pipeline where they run once for all levels. Further columns are
-        `mean_paired_loss` and `std_error_paired_loss` (what the choice is made from),
+        `mean_paired_loss` and `std_error_paired_loss`, with ``scoring=None`` also
+        `mean_paired_log_loss` and `std_error_paired_log_loss` (what the choice is made from),
         `mean_microseconds_per_sample` (of scoring) and `mean_n_bytes` (of the classifier).
 
     best_estimator_ : SparseExpertClassifier or Pipeline
@@ -552,7 +554,7 @@ class TopKSearchCV(
     def _choose(self, levels, folds, results, sample_weight, name):
         scores = np.array([result.scores for result in results])
         means = scores.mean(axis=0)
-        log_losses = weight = None
+        weight = of_log_loss = None
         if results[0].hits is None:
             loss, standard_error = compare_levels(scores, means.argmax())
         else:
@@ -561,8 +563,9 @@ class TopKSearchCV(
         if results[0].log_losses is not None:
             of_folds = [fold.log_losses for fold in results]
             log_losses, _ = pool_samples(folds, of_folds, sample_weight)
+            of_log_loss = compare_log_losses(loss, standard_error, log_losses, weight)
         self.best_index_ = choose_level(
-            loss, standard_error, means.argmax(), self.selection, log_losses, weight
+            loss, standard_error, means.argmax(), self.selection, of_log_loss
         )
         self.top_ks_, self.scores_, self.n_splits_ = levels, scores, len(results)
         self.top_k_ = int(levels[self.best_index_])
@@ -573,6 +576,9 @@ class TopKSearchCV(
             "mean_paired_loss": loss,
             "std_error_paired_loss": standard_error,
         }
+        if of_log_loss is not None:
+            more, error = of_log_loss
+            self.cv_results_ |= {"mean_paired_log_loss": more, "std_error_paired_log_loss": error}
 
 
 def _requested_weight(classifier, params):

@@ -167,7 +167,13 @@ class SparsityPathDisplay:
         scores = np.asarray(cv_results[f"mean_test_{metric}"])[rows]
         loss, std_errors = _compare_rows(cv_results, rows, metric, scores.argmax())
         if top_k is None:
-            choice = choose_level(loss, std_errors, scores.argmax(), "one_standard_error")
+            columns = "mean_paired_log_loss", "std_error_paired_log_loss"
+            of_log_loss = None
+            if metric == "score" and columns[0] in cv_results:
+                of_log_loss = [np.asarray(cv_results[name])[rows] for name in columns]
+            choice = choose_level(
+                loss, std_errors, scores.argmax(), "one_standard_error", of_log_loss
+            )
             top_k = int(top_ks[choice])
         microseconds = n_bytes = None
         if "mean_microseconds_per_sample" in cv_results:
