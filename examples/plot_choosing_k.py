@@ -38,9 +38,10 @@ pipeline = make_pipeline(
 # By accuracy
 # -----------
 # The smallest K is chosen whose loss against the best one, paired text by text, is within one
-# standard error. In the picture that is the first K whose band reaches the dotted line.
+# standard error. In the picture that is the first K whose band reaches the dotted line. Without a
+# scorer, the log loss takes part in the choice.
 
-by_accuracy = TopKSearchCV(pipeline).fit(text_train, y_train)
+by_accuracy = TopKSearchCV(pipeline, scoring="accuracy").fit(text_train, y_train)
 print(f"by accuracy: {by_accuracy.best_params_}, {by_accuracy.best_score_:.3f}")
 SparsityPathDisplay.from_cv_results(by_accuracy.cv_results_)
 plt.show()
