@@ -53,8 +53,8 @@ text = "Fit a straight line to the measurements, and return its slope with a sta
 print(explain(model, [text])[0])
 
 # %%
-# In the picture, blue terms speak for the predicted class, and orange ones for the runner-up. Grey
-# words are no terms of the model.
+# In the picture, blue terms raise the score of the predicted class, and orange ones that of the
+# runner-up. Grey words are no terms of the model.
 
 ExplanationDisplay.from_estimator(model, text)
 plt.show()

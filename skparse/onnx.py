@@ -76,7 +76,7 @@ def to_onnx(estimator, *, initial_types=None, locale="C.UTF-8", target_opset=Non
         label, probabilities = session.run(None, {"texts": np.array(texts)})
     """
     try:
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401, skl2onnx alone would not name it if it is missing
         import skl2onnx
     except ImportError as error:
         raise ImportError(

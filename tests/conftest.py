@@ -71,3 +71,17 @@ def existing(path):
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture
+def closed_figures():
+    """Draw without a screen, and leave no figure open."""
+    import matplotlib
+
+    before = matplotlib.get_backend()
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    yield
+    plt.close("all")
+    matplotlib.use(before)

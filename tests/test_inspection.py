@@ -1,5 +1,7 @@
 """Contributions, explanations and top features equal slow twins, for every kind of input."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -163,7 +165,7 @@ def test_every_container_gives_the_same(container, kind):
 
 def test_duplicated_and_unordered_entries_are_added_up():
     model, X = fit_model("float64")
-    order = np.concatenate([np.arange(a, b)[::-1] for a, b in zip(X.indptr, X.indptr[1:])])  # noqa: B905
+    order = np.concatenate([np.arange(a, b)[::-1] for a, b in pairwise(X.indptr)])
     indices = np.repeat(X.indices[order], 2)
     parts = np.repeat(X.data[order] / 2, 2), indices, 2 * X.indptr
     messy = sparse.csr_array(parts, shape=X.shape)

@@ -16,20 +16,7 @@ from skparse.inspection._expert_map_display import place_on_grid
 from skparse.inspection._explanation_display import LINE_LENGTH, MAX_LINES, wrap_words
 from skparse.inspection._words import Word, split_contributions
 
-
-@pytest.fixture(autouse=True)
-def closed_figures():
-    """Draw without a screen, and leave no figure open."""
-    import matplotlib
-
-    before = matplotlib.get_backend()
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    yield
-    plt.close("all")
-    matplotlib.use(before)
-
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 TEXTS = ["sparse matrix", "matrix product", "a violin concerto", "a piano concerto"] * 3
 LABELS = ["algebra", "algebra", "music", "music"] * 3
@@ -192,7 +179,7 @@ def test_of_many_experts_those_with_the_largest_load_are_on_the_map():
     assert len(places) == 5
     sizes = dict(
         zip([e.expert_load for e in display.entries], display.circles_.get_sizes(), strict=True)
-    )  # noqa: E501
+    )
     assert [sizes[load] for load in sorted(sizes)] == sorted(sizes.values())
     with pytest.raises(ValueError, match="max_experts has to be at least 1, got 0"):
         ExpertMapDisplay.from_estimator(model, max_experts=0)

@@ -20,19 +20,7 @@ from skparse.datasets import make_topic_documents
 from skparse.model_selection import TopKSearchCV
 from skparse.plotting import ExpertUsageDisplay, LossCurveDisplay, SparsityPathDisplay
 
-
-@pytest.fixture(autouse=True)
-def closed_figures():
-    """Draw without a screen, and leave no figure open."""
-    import matplotlib
-
-    before = matplotlib.get_backend()
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    yield
-    plt.close("all")
-    matplotlib.use(before)
+pytestmark = pytest.mark.usefixtures("closed_figures")
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,9 @@ def build_parser():
     label.add_argument("--sentences", type=Path, default=HAND_MADE)
     label.add_argument("--picture", type=Path, help="draw a sentence to a file")
     label.add_argument("--number", type=int, default=1, help="of the sentence to draw")
-    features = add("features", run_features, "Print the features that speak for a role.")
+    features = add(
+        "features", run_features, "Print the features with the largest weights for a role."
+    )
     features.add_argument("model", type=Path, help="a model of the method candidates")
     features.add_argument("role", help="such as ARG0")
     features.add_argument("--sentences", type=Path, default=HAND_MADE, help="give the names")

@@ -115,7 +115,7 @@ class Labeller(BaseEstimator):
 
 
 def top_features(labeller, sentences, role, n_features=20, min_count=10):
-    """Return features that speak for a role of a `CandidateLabeller`, the largest weight first.
+    """Return the features of a `CandidateLabeller` for a role, the largest weight first.
 
     The weight of a feature is its mean contribution to the experts of the role.
 

@@ -75,9 +75,7 @@ def calibrate(problem, draft):
 def calibrate_intercept(problem, draft, model):
     """Shift b2 of a complete model towards the least log-loss of the held-out samples.
 
-    In training, b2 fits flat scores and samples that the model has learnt. Each step divides the
-    gradient by the smaller of two: an upper bound of the curvature, and twice its diagonal, which
-    is far below the bound for a class of most samples.
+    In training, b2 fits flat scores and samples that the model has learnt.
     """
     rows = np.flatnonzero(draft.held_out)
     rows = rows[:: -(-len(rows) * len(model.intercept) // MAX_LOGITS)]
@@ -87,9 +85,29 @@ def calibrate_intercept(problem, draft, model):
     top_k = min(problem.options.top_k, len(model.router_intercept))
     codes = predictor.code_block(X, 0, X.shape[0], top_k).astype(np.float64)
     logits = (codes @ model.outputs).toarray() + model.intercept
-    shift, penalty = np.zeros(logits.shape[1]), INTERCEPT_PENALTY * weight.mean()
-    of_labels = np.bincount(labels.indices, weight, minlength=len(shift))
-    for _ in range(INTERCEPT_STEPS):
+    penalty = INTERCEPT_PENALTY * weight.mean()
+    shift = least_shift(logits, labels.indices, weight, penalty, INTERCEPT_STEPS)
+    return model._replace(intercept=(model.intercept + shift).astype(model.intercept.dtype))
+
+
+def least_shift(logits, labels, weight, penalty, n_steps):
+    """Find the shift of b2 with the least log-loss, (n_classes,), by a number of steps.
+
+    Each step divides the gradient by the smaller of two: an upper bound of the curvature, and
+    twice its diagonal, which is far below the bound for a class of most samples.
+
+    Parameters
+    ----------
+    logits : ndarray (n_samples, n_classes)
+    labels : ndarray (n_samples,) of int
+    weight : ndarray (n_samples,)
+    penalty : float
+        On half the squared shift.
+    n_steps : int
+    """
+    shift = np.zeros(logits.shape[1])
+    of_labels = np.bincount(labels, weight, minlength=len(shift))
+    for _ in range(n_steps):
         probabilities = np.exp(logits + shift - (logits + shift).max(axis=1, keepdims=True))
         probabilities *= (weight / probabilities.sum(axis=1))[:, None]
         expected = probabilities.sum(axis=0)
@@ -97,7 +115,7 @@ def calibrate_intercept(problem, draft, model):
         curvature = np.minimum(expected, 2 * curvature) + penalty
         step = (of_labels - expected - penalty * shift) / curvature
         shift += step.clip(-MAX_INTERCEPT_STEP, MAX_INTERCEPT_STEP)
-    return model._replace(intercept=(model.intercept + shift).astype(model.intercept.dtype))
+    return shift
 
 
 def measure_held_out(problem, draft, model):

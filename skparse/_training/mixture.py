@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
+from .held_out import least_shift
+
 # Chosen by cross-validation on training parts; docs/design/ has the record.
 # A weight below this share of the sum counts as zero.
 MIN_SHARE = 0.01
@@ -21,7 +23,6 @@ CALIBRATED_LOGITS = 2**16
 MIXED_WEIGHT_OF_TOP_1 = 0.01
 SHIFT_PENALTY = 1.0  # on the squared shift of b2, in samples of mean weight
 SHIFT_STEPS = 30
-MAX_SHIFT_STEP = 0.5
 # A score passes the ReLU where its margin is above minus the level; b1 is at least the other one.
 LEVEL = 2.0
 LOWEST_INTERCEPT = 0.5
@@ -159,7 +160,6 @@ def calibrate_scores(scores, samples, gain, top_k):
     loss : float
         Mean log-loss at the K of the user.
     """
-    n_classes = scores.shape[1]
     stride = max(1, scores.size // CALIBRATED_LOGITS)
     labels, weight = samples.labels[::stride], samples.weight[::stride]
     part, rows = scores[::stride], np.arange(len(labels))
@@ -175,16 +175,7 @@ def calibrate_scores(scores, samples, gain, top_k):
     i, j = np.unravel_index(losses.argmin(), losses.shape)
     score_factor, output_factor = float(MIXED_FACTORS[i]), float(MIXED_FACTORS[j])
     logits = gain * output_factor * gate_weights(score_factor * scores, top_k)
-    shift = np.zeros(n_classes)
-    of_labels = np.bincount(samples.labels, samples.weight, minlength=n_classes)
-    for _ in range(SHIFT_STEPS):
-        probabilities = np.exp(logits + shift - (logits + shift).max(axis=1, keepdims=True))
-        probabilities *= (samples.weight / probabilities.sum(axis=1))[:, None]
-        expected = probabilities.sum(axis=0)
-        curvature = expected - (probabilities**2 / samples.weight[:, None]).sum(axis=0)
-        curvature = np.minimum(expected, 2 * curvature) + SHIFT_PENALTY
-        step = (of_labels - expected - SHIFT_PENALTY * shift) / curvature
-        shift += step.clip(-MAX_SHIFT_STEP, MAX_SHIFT_STEP)
+    shift = least_shift(logits, samples.labels, samples.weight, SHIFT_PENALTY, SHIFT_STEPS)
     rows = np.arange(len(samples.labels))
     loss = log_losses((logits + shift).T, samples.labels, rows) @ samples.weight
     return score_factor, output_factor, shift, float(loss / samples.weight.sum())

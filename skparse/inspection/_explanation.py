@@ -1,4 +1,4 @@
-"""Explain the predictions of samples: kept experts, contributions, what is not known."""
+"""Explain the predictions of samples: kept experts, contributions, unknown features."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -15,7 +15,7 @@ BAR_LABEL_LENGTH = 36
 
 
 class ExplanationDisplay:
-    """Text with its words shaded, and bars: what speaks for a class and what against it.
+    """Text with its words shaded, and bars: contributions for a class and against it.
 
     Blue is for the predicted class, orange for the runner-up: the difference of what a word
     contributes to the scores of the two. The bars of the other features and of the bias are pale.
