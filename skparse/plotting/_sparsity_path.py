@@ -1,13 +1,20 @@
 """Score and cost against the sparsity level."""
 
+from collections.abc import Mapping
 from statistics import median
 from time import perf_counter
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from sklearn.base import clone
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, clone
 
 from .._top_k_choice import choose_level, compare_levels
+from .._typing import Array, SamplesLike
 from ._drawing import BLUE, ORANGE, choose_axes, find_classifier
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class SparsityPathDisplay:
@@ -62,15 +69,15 @@ class SparsityPathDisplay:
 
     def __init__(
         self,
-        top_ks,
-        scores,
-        std_errors,
+        top_ks: Array,
+        scores: Array,
+        std_errors: Array,
         *,
-        microseconds=None,
-        n_bytes=None,
-        top_k=None,
-        score_name="Score",
-    ):
+        microseconds: Array | None = None,
+        n_bytes: Array | None = None,
+        top_k: int | None = None,
+        score_name: str = "Score",
+    ) -> None:
         self.top_ks = top_ks
         self.scores = scores
         self.std_errors = std_errors
@@ -80,7 +87,17 @@ class SparsityPathDisplay:
         self.score_name = score_name
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, top_ks=None, n_repeats=5, ax=None, **kwargs):
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: SamplesLike,
+        y: ArrayLike,
+        *,
+        top_ks: ArrayLike | None = None,
+        n_repeats: int = 5,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Measure accuracy and time of a fitted model at several levels, and plot them.
 
         Parameters
@@ -130,8 +147,15 @@ class SparsityPathDisplay:
 
     @classmethod
     def from_cv_results(
-        cls, cv_results, *, top_k=None, metric="score", n_samples=None, ax=None, **kwargs
-    ):
+        cls,
+        cv_results: Mapping[str, Any] | Any,
+        *,
+        top_k: int | None = None,
+        metric: str = "score",
+        n_samples: int | None = None,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Plot the results of a search over `top_k`.
 
         Parameters
@@ -192,7 +216,7 @@ class SparsityPathDisplay:
             score_name=f"Mean cross-validated {metric}",
         ).plot(ax, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: "Axes | None" = None, **kwargs: Any) -> Self:
         """Draw the scores with their band, the time at the right, and mark the chosen level.
 
         Parameters
