@@ -35,25 +35,31 @@ SparseExpertFeedForward(8, 16, router="sparse")
 """
 
 
-def run_mypy(folder, script):
-    """Check a script of the folder, away from the sources: mypy reads the installed package."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder away from the sources, where mypy reads the installed package."""
+    folder = tmp_path_factory.mktemp("user")
     (folder / "mypy.ini").write_text(CONFIGURATION)
+    return folder
+
+
+def run_mypy(folder, script):
     return subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", script],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
-def test_a_strict_user_has_no_error(tmp_path):
-    shutil.copy(SCRIPT, tmp_path)
-    done = run_mypy(tmp_path, SCRIPT.name)
+def test_a_strict_user_has_no_error(folder):
+    shutil.copy(SCRIPT, folder)
+    done = run_mypy(folder, SCRIPT.name)
     assert done.returncode == 0, done.stdout
     assert "Success: no issues found in 1 source file" in done.stdout
 
 
-def test_wrong_arguments_are_found(tmp_path):
-    (tmp_path / "wrong.py").write_text(WRONG)
-    done = run_mypy(tmp_path, "wrong.py")
+def test_wrong_arguments_are_found(folder):
+    (folder / "wrong.py").write_text(WRONG)
+    done = run_mypy(folder, "wrong.py")
     found = [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line]
     assert found == list(range(7, 14)), done.stdout
 

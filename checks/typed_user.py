@@ -43,7 +43,10 @@ Numbers = NDArray[np.floating]
 def classify() -> SparseExpertClassifier:
     X, y = make_topic_documents(200, 100, 8, n_classes=4, random_state=0, return_X_y=True)
     model = SparseExpertClassifier(
-        n_experts="auto", top_k=4, class_weight={0: 2, 1: 1.0}, random_state=np.random.RandomState(0)
+        n_experts="auto",
+        top_k=4,
+        class_weight={0: 2, 1: 1.0},
+        random_state=np.random.RandomState(0),
     )
     assert_type(model.fit(X, y), SparseExpertClassifier)
     model.partial_fit(X[:50], y[:50], sample_weight=np.ones(50))
@@ -70,7 +73,9 @@ def search_and_explain() -> Pipeline:
     assert_type(feature_importances(best), Numbers)
     print(feature_contributions(best, texts[:2], of="class").shape)
     for explanation in explain(best, texts[:1], n_features=3):
-        print(explanation.predicted, [f"{f.name} {f.to_predicted:.2f}" for f in explanation.features])
+        print(
+            explanation.predicted, [f"{f.name} {f.to_predicted:.2f}" for f in explanation.features]
+        )
     assert_type(ExplanationDisplay.from_estimator(best, texts[0]), ExplanationDisplay)
     assert_type(SparsityPathDisplay.from_cv_results(search.cv_results_), SparsityPathDisplay)
     ExpertUsageDisplay.from_estimator(best, max_labels=10).plot()

@@ -1,6 +1,5 @@
 """The estimator: parameters, documentation, and thin methods."""
 
-from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import partial
 from numbers import Integral, Real
@@ -31,27 +30,15 @@ from ._fit_options import resolve_options
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._model import SparseExpertModel
 from ._persistence import CHECKED_KEY, pack_state, packed_bytes, unpack_state
-from ._predictor import (
-    Predictor,
-    densify_two_experts,
-    measure_accuracy,
-    sigmoid,
-    softmax,
-)
+from ._predictor import Predictor, densify_two_experts, measure_accuracy, sigmoid, softmax
 from ._training.columns import Columns
-from ._training.data import (
-    SMALL_SAMPLE,
-    Exposure,
-    build_training_data,
-    share_experts,
-)
+from ._training.data import SMALL_SAMPLE, Exposure, build_training_data, share_experts
 from ._training.penalty import ALPHAS
 from ._training.problem import Monitor
 from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
 from ._training.scores import ScoreScaling, default_scaling
-from ._typing import Array, FloatArray, RandomState, SamplesLike, typed
+from ._typing import Array, ClassWeight, FloatArray, RandomState, SamplesLike, typed
 
-ClassWeight = Mapping[Any, float]
 MAX_LOSSES = 10_000  # that are kept: those of a stream would grow without end
 # Attributes that only some fits leave; they never outlive the fit they belong to.
 _OF_SOME_FITS = (
@@ -312,7 +299,7 @@ class SparseExpertClassifier(
         n_iter_no_change: int = 3,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
-        class_weight: ClassWeight | Sequence[ClassWeight] | Literal["balanced"] | None = None,
+        class_weight: ClassWeight = None,
         warm_start: bool = False,
         random_state: RandomState = None,
         verbose: int = 0,
@@ -343,13 +330,9 @@ class SparseExpertClassifier(
 
     @typed(_fit_context(prefer_skip_nested_validation=True))
     def fit(
-        self,
-        X: SamplesLike,
-        y: SamplesLike,
-        sample_weight: ArrayLike | None = None,
-        X_val: SamplesLike | None = None,
-        y_val: SamplesLike | None = None,
-    ) -> Self:
+        self, X: SamplesLike, y: SamplesLike, sample_weight: ArrayLike | None = None,
+        X_val: SamplesLike | None = None, y_val: SamplesLike | None = None,
+    ) -> Self:  # fmt: skip
         """Fit the model to training samples.
 
         Parameters
@@ -416,12 +399,9 @@ class SparseExpertClassifier(
 
     @typed(_fit_context(prefer_skip_nested_validation=True))
     def partial_fit(
-        self,
-        X: SamplesLike,
-        y: SamplesLike,
-        classes: ArrayLike | None = None,
+        self, X: SamplesLike, y: SamplesLike, classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Learn from the next samples of a stream.
 
         Each call visits its samples three times; features that were not seen before are
@@ -647,12 +627,9 @@ class SparseExpertClassifier(
         )
     )
     def compress(
-        self,
-        dtype: Literal["float16", "int8"] | None = "float16",
-        *,
-        density: float | None = None,
-        X: SamplesLike | None = None,
-    ) -> Self:
+        self, dtype: Literal["float16", "int8"] | None = "float16", *,
+        density: float | None = None, X: SamplesLike | None = None,
+    ) -> Self:  # fmt: skip
         """Make a smaller copy of the fitted model.
 
         The weights of the copy are rounded to what `dtype` can hold, and it is saved in that

@@ -1,7 +1,7 @@
 """Types of the public signatures."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,9 @@ SamplesLike: TypeAlias = ArrayLike | sparse.sparray | sparse.spmatrix
 Array: TypeAlias = NDArray[Any]
 FloatArray: TypeAlias = NDArray[np.floating]
 RandomState: TypeAlias = int | np.random.RandomState | None
+ClassWeight: TypeAlias = (
+    Mapping[Any, float] | Sequence[Mapping[Any, float]] | Literal["balanced"] | None
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
