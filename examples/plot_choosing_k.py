@@ -43,7 +43,7 @@ pipeline = make_pipeline(
 
 by_accuracy = TopKSearchCV(pipeline, scoring="accuracy").fit(text_train, y_train)
 print(f"by accuracy: {by_accuracy.best_params_}, {by_accuracy.best_score_:.3f}")
-SparsityPathDisplay.from_cv_results(by_accuracy.cv_results_)
+SparsityPathDisplay.from_cv_results(by_accuracy.cv_results_, show_time=False)
 plt.show()
 
 # %%
@@ -54,7 +54,7 @@ plt.show()
 
 by_log_loss = TopKSearchCV(pipeline, scoring="neg_log_loss").fit(text_train, y_train)
 print(f"by log loss: {by_log_loss.best_params_}, {-by_log_loss.best_score_:.3f}")
-SparsityPathDisplay.from_cv_results(by_log_loss.cv_results_)
+SparsityPathDisplay.from_cv_results(by_log_loss.cv_results_, show_time=False)
 plt.show()
 
 # %%

@@ -181,7 +181,7 @@ def test_extras_are_imported_where_they_are_used(extra):
 
 def test_messages_name_extras_that_exist():
     root = PACKAGE.parent
-    texts = [path.read_text(encoding="utf-8") for path in [*FILES, *root.glob("examples/*.py")]]
+    texts = [path.read_text(encoding="utf-8") for path in [*FILES, *root.glob("examples/**/*.py")]]
     named = {extra for text in texts for extra in re.findall(r"skparse\[(\w+)\]", text)}
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {"onnx", "plot", "optuna"} <= named <= set(project["optional-dependencies"])

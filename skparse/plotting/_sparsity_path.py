@@ -95,6 +95,7 @@ class SparsityPathDisplay:
         *,
         top_ks: ArrayLike | None = None,
         n_repeats: int = 5,
+        show_time: bool = True,
         ax: "Axes | None" = None,
         **kwargs: Any,
     ) -> Self:
@@ -113,10 +114,8 @@ class SparsityPathDisplay:
             Levels; by default the powers of two up to the largest that was trained, and it.
         n_repeats : int, default=5
             Predictions of all samples to take the median time of.
-        ax : matplotlib Axes, default=None
-            Axes to draw on.
-        **kwargs : dict
-            Passed to `matplotlib.axes.Axes.plot` for the line.
+        show_time, ax, **kwargs
+            As in `plot`.
 
         Returns
         -------
@@ -143,7 +142,7 @@ class SparsityPathDisplay:
             n_bytes=np.full(len(top_ks), classifier.model_size().n_bytes),
             top_k=int(min(classifier.top_k, largest)),
             score_name="Accuracy",
-        ).plot(ax, **kwargs)
+        ).plot(ax, show_time=show_time, **kwargs)
 
     @classmethod
     def from_cv_results(
@@ -153,6 +152,7 @@ class SparsityPathDisplay:
         top_k: int | None = None,
         metric: str = "score",
         n_samples: int | None = None,
+        show_time: bool = True,
         ax: "Axes | None" = None,
         **kwargs: Any,
     ) -> Self:
@@ -172,10 +172,8 @@ class SparsityPathDisplay:
         n_samples : int, default=None
             Samples scored per fold, to get microseconds per sample from `mean_score_time`; not
             needed for the results of `TopKSearchCV`.
-        ax : matplotlib Axes, default=None
-            Axes to draw on.
-        **kwargs : dict
-            Passed to `matplotlib.axes.Axes.plot` for the line.
+        show_time, ax, **kwargs
+            As in `plot`.
 
         Returns
         -------
@@ -214,15 +212,18 @@ class SparsityPathDisplay:
             n_bytes=n_bytes,
             top_k=top_k,
             score_name=f"Mean cross-validated {metric}",
-        ).plot(ax, **kwargs)
+        ).plot(ax, show_time=show_time, **kwargs)
 
-    def plot(self, ax: "Axes | None" = None, **kwargs: Any) -> Self:
+    def plot(self, ax: "Axes | None" = None, *, show_time: bool = True, **kwargs: Any) -> Self:
         """Draw the scores with their band, the time at the right, and mark the chosen level.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw on; a new figure if None.
+        show_time : bool, default=True
+            Whether to draw the microseconds per sample, where they are known. Of small data they
+            are the noise of the machine.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.plot` for the line.
 
@@ -250,7 +251,8 @@ class SparsityPathDisplay:
         ax.minorticks_off()
         ax.set(xlabel="top_k", ylabel=self.score_name)
         ax.set_ylim(self._score_limits())
-        self.time_ax_ = None if self.microseconds is None else self._plot_time(ax)
+        with_time = show_time and self.microseconds is not None
+        self.time_ax_ = self._plot_time(ax) if with_time else None
         if self.n_bytes is not None:
             ax.set_title(f"model: {_format_bytes(self.n_bytes)}", loc="right", fontsize="small")
         ax.legend(
