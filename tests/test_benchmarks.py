@@ -191,8 +191,9 @@ def test_an_update_keeps_the_other_data_sets_with_their_conditions(harness, resu
     assert found["data"]["imdb"]["machine"] == results["machine"]
     found["data"]["banking77"] = {**facts, "machine": results["machine"]}
     found["results"] += results["results"]
-    assert harness.report.build_data_sets_page(found).count("an abacus") == 1
-    assert "in their sections: banking77." in harness.report.build_page(found)
+    page = harness.report.build_page(found)
+    assert page.count("an abacus") == 1
+    assert "under the conditions in [their sections](benchmarks_sets.md): banking77." in page
 
 
 def test_the_pages_and_their_pictures_are_those_of_the_results(harness, tmp_path):

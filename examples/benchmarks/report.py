@@ -365,7 +365,8 @@ def build_page(results, stem="benchmarks"):
     alone = [name for name, facts in results["data"].items() if differs(facts, results)]
     if alone:
         names = ", ".join(alone)
-        parts.append(f"Run separately, under the conditions in their sections: {names}.")
+        sections = f"[their sections]({stem}_sets.md)"
+        parts.append(f"Run separately, under the conditions in {sections}: {names}.")
     return "\n\n".join(parts) + "\n"
 
 
