@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _validation as validation
 from ._compression import measure_change, prune, round_values
 from ._csr import with_values
+from ._documentation import DocumentedMixin
 from ._engines import get_engine
 from ._fit_options import resolve_options
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
@@ -49,6 +50,7 @@ _OF_SOME_FITS = (
 
 class SparseExpertClassifier(
     CallbackSupportMixin,
+    DocumentedMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClassifierMixin,

@@ -36,6 +36,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from . import _validation as validation
+from ._documentation import DocumentedMixin
 from ._fit_task import CallbackSupportMixin, fit_task
 from ._pipeline import find_last_step, transform_for_last_step
 from ._top_k_choice import (
@@ -70,6 +71,7 @@ def _best_estimator_has(name):
 
 class TopKSearchCV(
     CallbackSupportMixin,
+    DocumentedMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClassifierMixin,

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._documentation import DocumentedMixin
 from .._typing import FloatArray, typed
 from ._vector_files import load_word_vectors
 
@@ -28,7 +29,9 @@ _ANALYSIS = (
 _SIF_A = 1e-3  # of the paper; 1e-3 to 1e-4 are equally good there
 
 
-class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class WordVectorVectorizer(
+    DocumentedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Texts to dense vectors: the weighted mean of pretrained vectors of their words.
 
     Pretrained vectors help where few texts have labels: words that the training texts lack have
