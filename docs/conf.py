@@ -76,6 +76,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "gallery.ByDifficulty",
     "reset_modules": ("matplotlib", "gallery.link_representations"),
     "abort_on_example_error": True,
+    "remove_config_comments": True,
     "show_memory": False,
     "write_computation_times": False,
 }

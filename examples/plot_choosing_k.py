@@ -8,6 +8,7 @@ texts are the docstrings of NumPy, SciPy and scikit-learn, and the classes are t
 come from.
 """
 
+# sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
