@@ -71,7 +71,7 @@ class SparseExpertClassifier(
     129 samples with one label each, the experts of dense X are prototypes: each class has several,
     which start at clusters of its samples. The columns are standardised during the training.
 
-    Read more in the user guide.
+    Read more in the :doc:`user guide </user_guide>`.
 
     Parameters
     ----------

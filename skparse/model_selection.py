@@ -84,7 +84,7 @@ class TopKSearchCV(
     `top_k`. One fit per fold, with ``top_k = max(top_ks)``, therefore scores every level. A
     search over any number of levels costs one fit per fold and one more to all samples.
 
-    Read more in the guide to choosing K.
+    Read more in the :doc:`guide to choosing K </choosing_k>`.
 
     Parameters
     ----------

@@ -1,7 +1,9 @@
-"""The Python blocks of the documentation run, and what they print is what is printed there."""
+"""The Python blocks of the documentation run and print what it shows; links to its pages."""
 
 import doctest
 import re
+from email.message import Message
+from importlib import metadata
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,6 +13,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from skparse import SparseExpertClassifier
 from skparse.datasets import load_api_docs
+from skparse.feature_extraction import WordVectorVectorizer
+from skparse.model_selection import TopKSearchCV
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -57,3 +61,36 @@ def test_the_examples_of_a_page_run_and_print_what_it_shows(page, tmp_path, monk
             names.update(test.globs)
         else:
             exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+ESTIMATORS = {
+    "skparse.SparseExpertClassifier": SparseExpertClassifier(),
+    "skparse.model_selection.TopKSearchCV": TopKSearchCV(SparseExpertClassifier()),
+    "skparse.feature_extraction.WordVectorVectorizer": WordVectorVectorizer("vectors.txt"),
+}
+
+
+@pytest.mark.parametrize(("name", "estimator"), ESTIMATORS.items(), ids=ESTIMATORS)
+@pytest.mark.parametrize("address", ["https://skparse.invalid", None])
+def test_html_links_to_the_page_of_an_estimator_where_there_is_an_address(
+    monkeypatch, name, estimator, address
+):
+    about = Message()
+    about["Project-URL"] = "Source, https://elsewhere.invalid"
+    if address:
+        about["Project-URL"] = f"Documentation, {address}/"
+    monkeypatch.setattr(metadata, "metadata", lambda package: about)
+    html = estimator._repr_html_()
+    assert (f'href="{address}/generated/{name}.html"' in html) == (address is not None)
+    assert "skparse.invalid" in html or "/generated/skparse" not in html
+    page = f"{name.rpartition('.')[0]}\n"
+    listed = (DOCS / "api.rst").read_text(encoding="utf-8")
+    assert f".. currentmodule:: {page}" in listed and f"   {name.rpartition('.')[2]}\n" in listed
+
+
+def test_a_checkout_that_is_not_installed_has_no_address(monkeypatch):
+    def missing(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "metadata", missing)
+    assert SparseExpertClassifier()._get_doc_link() == ""
