@@ -33,6 +33,7 @@ extensions = [
 intersphinx_mapping = write_inventories(HERE / "_build" / "inventories")
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
+nitpicky = True  # a name that is meant as a link has to be one
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -163,7 +163,7 @@ class SparseExpertClassifier(
         Whether to print loss and validation score after every epoch.
 
     n_jobs : int, default=None
-        Number of threads. ``None`` means 1 unless in a :func:`joblib.parallel_config`
+        Number of threads. ``None`` means 1 unless in a :class:`joblib.parallel_config`
         context; ``-1`` means all processors.
 
     engine : {"auto", "numba", "torch"}, default="auto"

@@ -123,7 +123,7 @@ class TopKSearchCV(
     n_jobs : int, default=None
         Number of folds to run at the same time, in threads. If it is more than one, the
         classifiers of the folds use one thread each; the last fit and predictions use the
-        `n_jobs` of the estimator. ``None`` means 1 unless in a :func:`joblib.parallel_config`
+        `n_jobs` of the estimator. ``None`` means 1 unless in a :class:`joblib.parallel_config`
         context; ``-1`` means all processors.
 
     verbose : int, default=0

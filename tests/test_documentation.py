@@ -85,7 +85,7 @@ def test_html_links_to_the_page_of_an_estimator_where_there_is_an_address(
     assert "skparse.invalid" in html or "/generated/skparse" not in html
     page = f"{name.rpartition('.')[0]}\n"
     listed = (DOCS / "api.rst").read_text(encoding="utf-8")
-    assert f".. currentmodule:: {page}" in listed and f"   {name.rpartition('.')[2]}\n" in listed
+    assert f".. module:: {page}" in listed and f"   {name.rpartition('.')[2]}\n" in listed
 
 
 def test_a_checkout_that_is_not_installed_has_no_address(monkeypatch):
