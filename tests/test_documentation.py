@@ -1,6 +1,7 @@
 """The Python blocks of the documentation run and print what it shows; links to its pages."""
 
 import doctest
+import importlib.util
 import re
 from email.message import Message
 from importlib import metadata
@@ -61,6 +62,32 @@ def test_the_examples_of_a_page_run_and_print_what_it_shows(page, tmp_path, monk
             names.update(test.globs)
         else:
             exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+@pytest.fixture(scope="module")
+def check_site():
+    spec = importlib.util.spec_from_file_location("check_site", DOCS / "check_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_check_of_the_site_finds_what_is_broken(check_site, tmp_path, monkeypatch):
+    monkeypatch.setattr(check_site, "TWO_CLICKS", ["a.html#here", "b.html", "c.html"])
+    pages = {
+        "index": '<a href="a.html#here"></a><a href="https://elsewhere.invalid"></a>',
+        "a": '<p id="here"></p><a href="b.html#:~:text=word"></a><a href="#gone"></a>',
+        "b": '<script src="https://elsewhere.invalid/x.js"></script><a href="c.html"></a>',
+        "c": '<img src="missing.png">',
+    }
+    for name, html in pages.items():
+        (tmp_path / f"{name}.html").write_text(html)
+    assert list(check_site.find_faults(tmp_path)) == [
+        "a.html links to #gone, which has no such section",
+        "b.html loads https://elsewhere.invalid/x.js",
+        "c.html links to missing.png, which does not exist",
+        "c.html is not within two clicks",
+    ]
 
 
 ESTIMATORS = {
