@@ -75,7 +75,8 @@ study.optimize(cross_validate, n_trials=10)
 top_k = study.best_trial.user_attrs["top_k"]
 classifier = SparseExpertClassifier(top_k=32, random_state=0, **study.best_params)
 classifier.fit(X_train, y_train).set_params(top_k=top_k)
-print(f"Optuna: {study.best_params}, top_k={top_k}, log loss {-study.best_value:.3f}, "
+best = ", ".join(f"{name} = {value:.3g}" for name, value in study.best_params.items())
+print(f"Optuna: {best}, top_k = {top_k}, log loss {-study.best_value:.3f}, "
       f"accuracy {classifier.score(X_test, y_test):.3f}")  # fmt: skip
 
 # %%
