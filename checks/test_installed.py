@@ -62,9 +62,11 @@ def run(code, *options, **environment):
     return done.stdout, done.stderr
 
 
-def test_a_user_who_can_write_nowhere_is_warned_once_and_gets_the_same_model(folder):
+def test_a_user_who_can_write_nowhere_gets_the_same_model_and_one_warning(folder):
+    # Code that root has compiled beside the package is read, and then there is no warning.
+    has_code = any(Path(skparse.__file__).parent.rglob("*.nbi"))
     out, err = run(BECOME_NOBODY + FIT)
-    assert err.count("RuntimeWarning") == 1 and "NUMBA_CACHE_DIR" in err
+    assert err.count("RuntimeWarning") == err.count("NUMBA_CACHE_DIR") == (not has_code)
     assert out == run(FIT, NUMBA_CACHE_DIR=str(folder))[0]
 
 

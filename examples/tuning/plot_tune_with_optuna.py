@@ -25,7 +25,7 @@ docs = load_api_docs()
 text_train, text_test, y_train, y_test = train_test_split(
     docs.data, docs.target_names[docs.target], stratify=docs.target, random_state=0
 )
-vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype=np.float32)
+vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32)
 X_train, X_test = vectorizer.fit_transform(text_train), vectorizer.transform(text_test)
 
 # %%
@@ -70,7 +70,8 @@ def cross_validate(trial):
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+sampler = optuna.samplers.TPESampler(n_startup_trials=5, seed=0)
+study = optuna.create_study(direction="maximize", sampler=sampler)
 study.optimize(cross_validate, n_trials=10)
 top_k = study.best_trial.user_attrs["top_k"]
 classifier = SparseExpertClassifier(top_k=32, random_state=0, **study.best_params)
