@@ -77,7 +77,7 @@ class SparseExpertFeedForward(nn.Module):
     ----------
     .. [1] G. Lample, A. Sablayrolles, M. Ranzato, L. Denoyer, H. Jégou (2019). Large memory layers
        with product keys. NeurIPS.
-    .. [2] X. O. He (2024). Mixture of a million experts. arXiv:2407.04153.
+    .. [2] Xu Owen He (2024). Mixture of a million experts. arXiv:2407.04153.
 
     Examples
     --------
