@@ -25,8 +25,13 @@ def measure_load(problem, draft):
     load = np.sum(counts, axis=0)
     unused = load == 0
     if unused.any() and not options.keeps_unused_experts:
-        router = model.router
-        intercept = np.where(unused, 0, model.router_intercept).astype(router.dtype)
-        router = keep_entries(router, ~unused[router.indices])
-        model = model._replace(router=router, router_intercept=intercept)
+        model = prune_unused(model, unused)
     return replace(draft, model=model, expert_load=draft.expert_load + load)
+
+
+def prune_unused(model, unused):
+    """Remove the router weights of unused experts, (n_experts,) of bool."""
+    router = model.router
+    intercept = np.where(unused, 0, model.router_intercept).astype(router.dtype)
+    router = keep_entries(router, ~unused[router.indices])
+    return model._replace(router=router, router_intercept=intercept)

@@ -125,6 +125,15 @@ def measure_held_out(problem, draft, model):
     -------
     HeldOutLosses
     """
+    weight = draft.data.sample_weight[draft.held_out].astype(np.float64)
+    return add_penalty(*sum_held_out(problem, draft, model), weight.mean())
+
+
+def sum_held_out(problem, draft, model):
+    """Sum log-losses and probabilities of the wrong classes at all factors, (n_factors, n_factors).
+
+    Sums of disjoint samples can be added.
+    """
     data, scaling, factors = draft.data, draft.scaling, CALIBRATION_FACTORS
     weight = data.sample_weight[draft.held_out].astype(np.float64)
     X, classes = data.X[draft.held_out], data.labels[draft.held_out].indices
@@ -149,8 +158,13 @@ def measure_held_out(problem, draft, model):
     by_factors = WEIGHT_OF_TOP_1 * np.einsum("n,...nf->...f", weight, losses_at_1)
     of_max_k = np.einsum("n,...nf->...f", weight, losses_at_max_k)
     by_factors = by_factors + (1 - WEIGHT_OF_TOP_1) * of_max_k
-    penalty = FACTOR_PENALTY * np.log(factors) ** 2 * weight.mean()
-    by_factors += penalty[:, None] + penalty
+    return by_factors, misses
+
+
+def add_penalty(by_factors, misses, mean_weight):
+    """Turn the sums of `sum_held_out` into `HeldOutLosses`."""
+    penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * mean_weight
+    by_factors = by_factors + penalty[:, None] + penalty
     best = by_factors.argmin()
     return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
 

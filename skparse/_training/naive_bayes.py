@@ -35,15 +35,20 @@ def log_odds(mass, X, sample_weight, geometry):
     zero where the feature was never seen with the expert, and for features with negative values,
     which are no counts.
     """
-    is_count = np.ones(X.shape[1], mass.dtype)
-    is_count[X.indices[X.data < 0]] = 0
+    is_count = np.ones(X.shape[1], bool)
+    is_count[X.indices[X.data < 0]] = False
+    return log_odds_from_sums(mass, X.T @ sample_weight, is_count, geometry)
+
+
+def log_odds_from_sums(mass, of_feature, is_count, geometry):
+    """The same from the weighted sums of the columns and whether these are counts."""
     unit = np.sqrt(geometry.mean_square)
     smoothing = mass.dtype.type(PRIOR_SMOOTHING * unit)
-    of_feature = np.maximum(X.T @ sample_weight, 0).astype(mass.dtype)
+    of_feature = np.maximum(of_feature, 0).astype(mass.dtype)
     inside = np.repeat(of_feature, np.diff(mass.indptr))
     outside = np.maximum(inside - mass.data, 0)
     odds = np.log((inside + smoothing) / (outside + smoothing))
-    odds *= np.repeat(is_count, np.diff(mass.indptr))
+    odds *= np.repeat(is_count.astype(mass.dtype), np.diff(mass.indptr))
     return odds / mass.dtype.type(geometry.bias_feature)
 
 
@@ -53,6 +58,11 @@ def choose_prior_strength(margins, data, held_out):
     The better naive Bayes alone explains the targets of samples that it was not made of, the
     larger is the factor.
     """
+    return prior_strength_from_sums(sum_prior_products(margins, data, held_out))
+
+
+def sum_prior_products(margins, data, held_out):
+    """Sum what the least-squares fit of the held-out targets needs, (5,)."""
     rows = np.flatnonzero(held_out)
     scores = sparse.csr_array(data.X[rows] @ margins)
     weight = data.sample_weight[rows].astype(np.float64)
@@ -63,6 +73,12 @@ def choose_prior_strength(margins, data, held_out):
     square = (per_entry * scores.data.astype(np.float64) ** 2).sum()
     of_targets = 2 * (weight * np.diff(targets.indptr)).sum() - size
     product = 2 * (weight * scores.multiply(targets).sum(axis=1)).sum() - total
+    return np.array([size, total, square, of_targets, product])
+
+
+def prior_strength_from_sums(sums):
+    """Choose the factor from the sums of `sum_prior_products`."""
+    size, total, square, of_targets, product = sums
     if size == 0 or square * size <= total**2:
         return PRIOR_STRENGTH
     slope = (product - total * of_targets / size) / (square - total**2 / size)

@@ -1,0 +1,203 @@
+"""The order of the rounds: what is submitted to the workers, and what the sums decide."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .._training.held_out import (
+    CALIBRATION_FACTORS,
+    HELD_OUT_EVERY,
+    INTERCEPT_PENALTY,
+    INTERCEPT_STEPS,
+    LARGE_HELD_OUT_EVERY,
+    MAX_HELD_OUT,
+    MAX_LOGITS,
+    MIN_SAMPLES,
+    add_penalty,
+    least_shift,
+)
+from .._training.linear import EPOCHS_WITHOUT_HELD_OUT, LINEAR_EPOCHS
+from .._training.naive_bayes import prior_strength_from_sums
+from .._training.penalty import ALPHAS, COMPARED_AFTER, HINGE_ROWS, MIN_HELD_OUT
+from . import _partitions as partitions
+from . import _rounds as rounds
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training on a cluster has found."""
+
+    model: Any  # SparseExpertModel, calibrated
+    scaling: Any  # ScoreScaling
+    alpha: float
+    loss_curve: list
+    expert_load: np.ndarray
+    n_bytes: int  # of the parameters
+
+
+class LinearEpochs:
+    """Linear epochs with one penalty: parameters and their average, both on the workers."""
+
+    def __init__(self, training, margins, alpha, *, seen=0.0):
+        self.training, self.alpha, self.seen = training, alpha, seen
+        self.margins = self.mean = margins
+        self.n_epochs = 0
+
+    def run(self, n_epochs, number, with_held_out=False):
+        """Run further epochs; ``number`` is that of the first one, for its order."""
+        training, setting = self.training, self.training.setting
+        for epoch in range(number, number + n_epochs):
+            arguments = self.alpha, self.seen, epoch, with_held_out
+            change = training.sum_over_partitions(
+                rounds.train_linear, training.frame, setting, self.margins, *arguments
+            )
+            shrunk = rounds.linear_shrinkage(setting, self.alpha, self.seen, with_held_out)
+            self.margins = training.submit(rounds.apply_changes, self.margins, change, shrunk)
+            self.mean = training.submit(rounds.average, self.mean, self.margins, self.n_epochs)
+            self.seen += rounds.epoch_weight(setting, with_held_out)
+            self.n_epochs += 1
+            training.n_rounds += 1
+        return self
+
+
+class Training:
+    """A fit on partitions; parameters stay on the workers until the end.
+
+    Parameters
+    ----------
+    submit : callable
+        ``submit(function, *arguments)`` returns the future of a call.
+    gather : callable
+        Returns the results of a list of futures.
+    """
+
+    def __init__(self, submit, gather):
+        self.submit, self.gather = submit, gather
+        self.n_rounds = 0
+
+    def map(self, function, *arguments):
+        """Call a function with every partition; returns futures in their order."""
+        return [self.submit(function, part, *arguments) for part in self.partitions]
+
+    def sum_over_partitions(self, function, *arguments):
+        """Add the results of all partitions in an order that depends on their number alone."""
+        parts = self.map(function, *arguments)
+        while len(parts) > 1:
+            pairs = [parts[k : k + 2] for k in range(0, len(parts), 2)]
+            parts = [
+                self.submit(partitions.add_parts, *pair) if len(pair) == 2 else pair[0]
+                for pair in pairs
+            ]
+        return parts[0]
+
+    def begin(self, futures, setting):
+        """Build the connections from the statistics of all partitions."""
+        self.partitions = futures
+        statistics = self.sum_over_partitions(partitions.sum_statistics)
+        self.frame = self.submit(rounds.build_frame, statistics)
+        totals = self.submit(rounds.read_totals, statistics)
+        measured = self.map(rounds.measure_start, self.frame)
+        totals, *measured = self.gather([totals, *measured])
+        weight, train_weight, self.n_held_out = totals
+        crowding, *products = np.sum(measured, axis=0)
+        self.setting = setting._replace(
+            weight=weight, train_weight=train_weight, crowding=crowding / weight
+        )
+        self.prior_strength = prior_strength_from_sums(products)
+        return self
+
+    def measure(self, scaling, mean, *, with_hinge=False):
+        """Measure margins on the held-out samples; returns (`HeldOutLosses`, hinge loss)."""
+        every = max(1, self.n_held_out // HINGE_ROWS)
+        measure = partial(rounds.measure_margins, with_hinge=with_hinge)
+        results = self.gather(
+            self.map(measure, self.frame, self.setting, scaling, mean, every)
+        )
+        sums = [sum(column) for column in zip(*filter(None, results), strict=True)]
+        by_factors, misses, hinge, weight, n_rows = sums
+        return add_penalty(by_factors, misses, weight / n_rows), hinge
+
+    def choose_penalty(self, scaling, margins):
+        """Run linear epochs with the penalty after which no stronger one is better."""
+        chosen = None
+        for alpha in ALPHAS:
+            trial, losses = LinearEpochs(self, margins, alpha), []
+            for n_epochs, lowers in zip(COMPARED_AFTER, (np.any, np.all), strict=True):
+                trial.run(n_epochs - trial.n_epochs, trial.n_epochs)
+                measured, hinge = self.measure(scaling, trial.mean, with_hinge=True)
+                losses.append(np.array([measured.loss, hinge]))
+                if chosen and not lowers(losses[-1] < chosen[1][len(losses) - 1]):
+                    return chosen[0]
+            chosen = trial, losses
+        return chosen[0]
+
+    def train_linear(self, scaling, alpha):
+        """Run all linear epochs; returns (average, alpha, calibrated scaling)."""
+        margins = self.submit(rounds.start_margins, self.frame, self.prior_strength)
+        n_without = EPOCHS_WITHOUT_HELD_OUT if self.n_held_out else LINEAR_EPOCHS
+        if alpha is None and self.n_held_out >= MIN_HELD_OUT:
+            epochs = self.choose_penalty(scaling, margins)
+        else:
+            epochs = LinearEpochs(self, margins, ALPHAS[0] if alpha is None else alpha)
+        epochs.run(n_without - epochs.n_epochs, epochs.n_epochs)
+        if not self.n_held_out:
+            return epochs.mean, epochs.alpha, scaling
+        scaling = self.calibrate(scaling, epochs.mean)
+        further = LinearEpochs(self, epochs.mean, epochs.alpha, seen=epochs.seen)
+        further.run(LINEAR_EPOCHS - n_without, n_without, with_held_out=True)
+        return further.mean, epochs.alpha, scaling
+
+    def calibrate(self, scaling, mean):
+        """Choose the factors on scores and outputs with the least log-loss."""
+        losses = self.measure(scaling, mean)[0].by_factors
+        of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
+        return scaling._replace(
+            score_factor=float(scaling.score_factor * CALIBRATION_FACTORS[of_scores]),
+            output_factor=float(scaling.output_factor * CALIBRATION_FACTORS[of_outputs]),
+        )
+
+    def train(self, scaling, alpha, max_iter, report=None):
+        """Train on the partitions; returns `Trained`."""
+        margins, alpha, scaling = self.train_linear(scaling, alpha)
+        frame, setting = self.frame, self.setting
+        weights = mean = self.submit(rounds.start_weights, frame, setting, scaling, margins)
+        losses = []
+        for epoch in range(max_iter):
+            change = self.sum_over_partitions(
+                rounds.train_weights, frame, setting, scaling, weights, alpha, epoch
+            )
+            losses.append(self.submit(rounds.read_loss, change, setting))
+            weights = self.submit(
+                rounds.advance_weights, frame, setting, scaling, alpha, weights, change
+            )
+            mean = self.submit(rounds.average, mean, weights, epoch)
+            self.n_rounds += 1
+            if report is not None:
+                report(epoch, self.gather(losses[-1:])[0], None)
+        model = self.submit(rounds.finish_weights, frame, setting, scaling, mean)
+        if self.n_held_out:
+            shift = self.choose_shift(model)
+            model = self.submit(rounds.shift_intercept, model, shift)
+        load = self.map(rounds.count_load, setting, model)
+        model, losses, load = self.gather([model]), self.gather(losses), self.gather(load)
+        n_bytes = sum(array.nbytes for array in model[0].values())
+        return Trained(model[0], scaling, alpha, losses, np.sum(load, axis=0), n_bytes)
+
+    def choose_shift(self, model):
+        """Choose the shift of b2 with the least log-loss of the held-out samples."""
+        every = -(-self.n_held_out * self.setting.n_classes // MAX_LOGITS)
+        results = self.gather(self.map(rounds.measure_logits, self.setting, model, every))
+        logits, classes, weight = map(
+            np.concatenate, zip(*filter(None, results), strict=True)
+        )
+        penalty = INTERCEPT_PENALTY * weight.mean()
+        return least_shift(logits, classes, weight, penalty, INTERCEPT_STEPS)
+
+
+def choose_held_out(n_samples):
+    """Choose of how many samples one is held out, as in a fit; zero for none."""
+    if n_samples < MIN_SAMPLES:
+        return 0
+    return max(HELD_OUT_EVERY, min(-(-n_samples // MAX_HELD_OUT), LARGE_HELD_OUT_EVERY))
