@@ -99,7 +99,10 @@ def check_features(estimator, X):
     try:
         return sparse.csr_array(validate_data(estimator, X, reset=False, **options))
     except ValueError as error:
-        raise explain_texts(error) from error
+        # Not `from` itself: what follows the causes of an error would not end.
+        if (explained := explain_texts(error)) is error:
+            raise
+        raise explained from error
 
 
 def explain_texts(error):
@@ -190,7 +193,10 @@ def check_samples(estimator, X, y, sample_weight, *, reset, classes=None):
             estimator, X, y, reset=reset, accept_sparse="csr", dtype=DTYPES, multi_output=True
         )
     except ValueError as error:
-        raise explain_texts(error) from error
+        # Not `from` itself: what follows the causes of an error would not end.
+        if (explained := explain_texts(error)) is error:
+            raise
+        raise explained from error
     X = sparse.csr_array(X)
     check_pattern(X, "X")
     labels, classes, multilabel = check_targets(y, classes)

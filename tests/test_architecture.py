@@ -130,8 +130,11 @@ def test_pytorch_is_imported_by_its_engine_and_its_modules_only():
     assert files_importing("skparse._engines.torch_engine", inside_functions=False) == set()
 
 
-def test_engines_are_chosen_by_the_estimator_only():
-    assert files_importing("skparse._engines.get_engine") == {"_classifier.py"}
+ON_WORKERS = {"dask/_rounds.py", "dask/_low_rank.py"}  # run what stages run, on partitions
+
+
+def test_engines_are_chosen_by_the_estimator_and_on_workers_only():
+    assert files_importing("skparse._engines.get_engine") == {"_classifier.py", *ON_WORKERS}
 
 
 def test_only_the_package_imports_the_classifier():
@@ -140,14 +143,14 @@ def test_only_the_package_imports_the_classifier():
 
 def test_recipes_are_imported_by_the_estimator_only():
     assert files_importing("skparse._training.recipes") == {"_classifier.py"}
-    stages = {name for name in NAMES if name.startswith("_training/")}
+    stages = {name for name in NAMES if name.startswith(("_training/", "dask/"))}
     assert files_importing("skparse._training") <= stages | {"_classifier.py", "_fit_options.py"}
 
 
 def test_training_and_prediction_do_not_import_scikit_learn():
     at_the_front = {
         "__init__.py", "_classifier.py", "_fit_task.py", "_pipeline.py", "_top_k_choice.py",
-        "_validation.py", "model_selection.py", "onnx.py",
+        "_validation.py", "dask/_estimator.py", "model_selection.py", "onnx.py",
     }  # fmt: skip
     outside = ("datasets/", "feature_extraction/", "inspection/", "plotting/")
     below = {n for n in NAMES if not n.startswith(outside)} - at_the_front
@@ -176,7 +179,10 @@ def test_feature_extraction_imports_nothing_else_of_the_package():
     }
 
 
-@pytest.mark.parametrize("extra", ["matplotlib", "onnx", "pandas", "polars", "skl2onnx", "skops"])
+@pytest.mark.parametrize(
+    "extra",
+    ["dask", "distributed", "matplotlib", "onnx", "pandas", "polars", "skl2onnx", "skops"],
+)
 def test_extras_are_imported_where_they_are_used(extra):
     assert files_importing(extra, inside_functions=False) == set()
 

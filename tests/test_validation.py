@@ -573,3 +573,10 @@ def test_read_only_arrays_need_no_further_compilation():
         array.flags.writeable = False
     assert_array_equal(use(locked, locked_weight), expected)
     assert count_signatures() == before
+
+
+def test_an_error_of_scikit_learn_is_not_its_own_cause():
+    X = np.array([[np.nan], [0.0]])
+    with pytest.raises(ValueError, match="NaN") as raised:
+        SparseExpertClassifier().fit(X, [0, 1])
+    assert raised.value.__cause__ is None

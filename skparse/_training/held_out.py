@@ -130,7 +130,7 @@ def measure_held_out(problem, draft, model):
 
 
 def sum_held_out(problem, draft, model):
-    """Sum log-losses and probabilities of the wrong classes at all factors, (n_factors, n_factors).
+    """Sum log-losses and probabilities of the wrong classes, each (n_factors, n_factors).
 
     Sums of disjoint samples can be added.
     """

@@ -41,7 +41,7 @@ def log_odds(mass, X, sample_weight, geometry):
 
 
 def log_odds_from_sums(mass, of_feature, is_count, geometry):
-    """The same from the weighted sums of the columns and whether these are counts."""
+    """Compute `log_odds` from the weighted sums of the columns and whether these are counts."""
     unit = np.sqrt(geometry.mean_square)
     smoothing = mass.dtype.type(PRIOR_SMOOTHING * unit)
     of_feature = np.maximum(of_feature, 0).astype(mass.dtype)

@@ -48,7 +48,9 @@ def list_partitions(X, y, sample_weight):
         columns.append(list_blocks(sample_weight, "sample_weight", rows))
     numbers = [len(column) for column in columns]
     if len(set(numbers)) > 1:
-        raise ValueError(f"X, y and sample_weight have different numbers of partitions: {numbers}.")
+        raise ValueError(
+            f"X, y and sample_weight have different numbers of partitions: {numbers}."
+        )
     return [delayed(read_partition)(*parts) for parts in zip(*columns, strict=True)]
 
 

@@ -19,8 +19,10 @@ from .._training.held_out import (
     least_shift,
 )
 from .._training.linear import EPOCHS_WITHOUT_HELD_OUT, LINEAR_EPOCHS
+from .._training.low_rank import SHARPNESS
 from .._training.naive_bayes import prior_strength_from_sums
 from .._training.penalty import ALPHAS, COMPARED_AFTER, HINGE_ROWS, MIN_HELD_OUT
+from . import _low_rank as low_rank
 from . import _partitions as partitions
 from . import _rounds as rounds
 
@@ -100,20 +102,18 @@ class Training:
         totals = self.submit(rounds.read_totals, statistics)
         measured = self.map(rounds.measure_start, self.frame)
         totals, *measured = self.gather([totals, *measured])
-        weight, train_weight, self.n_held_out = totals
+        self.n_held_out = totals.pop("n_held_out")
         crowding, *products = np.sum(measured, axis=0)
-        self.setting = setting._replace(
-            weight=weight, train_weight=train_weight, crowding=crowding / weight
-        )
+        self.setting = setting._replace(**totals, crowding=crowding / totals["weight"])
         self.prior_strength = prior_strength_from_sums(products)
         return self
 
-    def measure(self, scaling, mean, *, with_hinge=False):
+    def measure(self, scaling, mean, term=None, *, with_hinge=False):
         """Measure margins on the held-out samples; returns (`HeldOutLosses`, hinge loss)."""
         every = max(1, self.n_held_out // HINGE_ROWS)
         measure = partial(rounds.measure_margins, with_hinge=with_hinge)
         results = self.gather(
-            self.map(measure, self.frame, self.setting, scaling, mean, every)
+            self.map(measure, self.frame, self.setting, scaling, mean, every, term)
         )
         sums = [sum(column) for column in zip(*filter(None, results), strict=True)]
         by_factors, misses, hinge, weight, n_rows = sums
@@ -134,7 +134,7 @@ class Training:
         return chosen[0]
 
     def train_linear(self, scaling, alpha):
-        """Run all linear epochs; returns (average, alpha, calibrated scaling)."""
+        """Run all linear epochs; returns (average, alpha, calibrated scaling, low-rank term)."""
         margins = self.submit(rounds.start_margins, self.frame, self.prior_strength)
         n_without = EPOCHS_WITHOUT_HELD_OUT if self.n_held_out else LINEAR_EPOCHS
         if alpha is None and self.n_held_out >= MIN_HELD_OUT:
@@ -142,16 +142,34 @@ class Training:
         else:
             epochs = LinearEpochs(self, margins, ALPHAS[0] if alpha is None else alpha)
         epochs.run(n_without - epochs.n_epochs, epochs.n_epochs)
+        scaling, term = self.train_low_rank(scaling, epochs.mean)
         if not self.n_held_out:
-            return epochs.mean, epochs.alpha, scaling
-        scaling = self.calibrate(scaling, epochs.mean)
+            return epochs.mean, epochs.alpha, scaling, term
+        scaling = self.calibrate(scaling, epochs.mean, term)
         further = LinearEpochs(self, epochs.mean, epochs.alpha, seen=epochs.seen)
         further.run(LINEAR_EPOCHS - n_without, n_without, with_held_out=True)
-        return further.mean, epochs.alpha, scaling
+        return further.mean, epochs.alpha, scaling, term
 
-    def calibrate(self, scaling, mean):
+    def train_low_rank(self, scaling, margins):
+        """Train the low-rank term if there is one; returns (scaling, term or None)."""
+        frame, setting = self.frame, self.setting
+        worth = self.submit(low_rank.is_worth_its_time, frame, setting)
+        if not self.gather([worth])[0]:
+            return scaling, None
+        term = self.submit(low_rank.start_term, frame, setting)
+        for epoch in range(low_rank.ROUNDS):
+            change = self.sum_over_partitions(low_rank.train_term, frame, setting, term, epoch)
+            term = self.submit(low_rank.apply_change, term, change)
+            self.n_rounds += 1
+        model = self.submit(rounds.start_weights, frame, setting, scaling, margins)
+        measured = self.map(low_rank.measure_spread, frame, setting, model, term)
+        sums = np.sum(self.gather(measured), axis=0)
+        scaling = scaling._replace(score_factor=SHARPNESS * scaling.score_factor)
+        return scaling, self.submit(low_rank.finish_term, frame, term, sums)
+
+    def calibrate(self, scaling, mean, term):
         """Choose the factors on scores and outputs with the least log-loss."""
-        losses = self.measure(scaling, mean)[0].by_factors
+        losses = self.measure(scaling, mean, term)[0].by_factors
         of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
         return scaling._replace(
             score_factor=float(scaling.score_factor * CALIBRATION_FACTORS[of_scores]),
@@ -160,7 +178,7 @@ class Training:
 
     def train(self, scaling, alpha, max_iter, report=None):
         """Train on the partitions; returns `Trained`."""
-        margins, alpha, scaling = self.train_linear(scaling, alpha)
+        margins, alpha, scaling, term = self.train_linear(scaling, alpha)
         frame, setting = self.frame, self.setting
         weights = mean = self.submit(rounds.start_weights, frame, setting, scaling, margins)
         losses = []
@@ -176,7 +194,7 @@ class Training:
             self.n_rounds += 1
             if report is not None:
                 report(epoch, self.gather(losses[-1:])[0], None)
-        model = self.submit(rounds.finish_weights, frame, setting, scaling, mean)
+        model = self.submit(rounds.finish_weights, frame, scaling, mean, term)
         if self.n_held_out:
             shift = self.choose_shift(model)
             model = self.submit(rounds.shift_intercept, model, shift)
@@ -189,9 +207,7 @@ class Training:
         """Choose the shift of b2 with the least log-loss of the held-out samples."""
         every = -(-self.n_held_out * self.setting.n_classes // MAX_LOGITS)
         results = self.gather(self.map(rounds.measure_logits, self.setting, model, every))
-        logits, classes, weight = map(
-            np.concatenate, zip(*filter(None, results), strict=True)
-        )
+        logits, classes, weight = map(np.concatenate, zip(*filter(None, results), strict=True))
         penalty = INTERCEPT_PENALTY * weight.mean()
         return least_shift(logits, classes, weight, penalty, INTERCEPT_STEPS)
 

@@ -175,10 +175,9 @@ engine, device, sparse_output
                 )
         with unchanged_on_error(self):
             client = self.client_
+            submit = partial(client.submit, pure=False)
             checked = compute_checked(client, X, y, sample_weight)
-            contents = client.gather(
-                [client.submit(take_content, part, pure=False) for part in checked]
-            )
+            contents = client.gather([submit(take_content, part) for part in checked])
             samples, setting = merge_contents(contents), self._choose_setting(contents)
             factors = np.ones(len(samples.classes))
             if self.class_weight is not None:
@@ -186,11 +185,11 @@ engine, device, sparse_output
             every = choose_held_out(setting.n_samples)
             arguments = samples.classes, factors, samples.X.dtype
             partitions = [
-                client.submit(build_partition, part, *arguments, k, every, setting.seed, pure=False)
+                submit(build_partition, part, *arguments, k, every, setting.seed)
                 for k, part in enumerate(checked)
             ]
             del checked
-            training = Training(partial(client.submit, pure=False), client.gather)
+            training = Training(submit, client.gather)
             training.begin(partitions, setting)
             epochs = SCHEDULES[False][0] if self.max_iter == "auto" else int(self.max_iter)
             trained = training.train(

@@ -51,6 +51,7 @@ class Statistics(NamedTuple):
     squared_weight: float  # squares of the weights of each partition
     nonzeros: float  # weighted
     train_weight: float  # of the samples that are not held out
+    n_samples: int
     n_held_out: int
 
     def plus(self, other):
@@ -168,6 +169,7 @@ def sum_statistics(partition):
         squared_weight=total**2,
         nonzeros=float((exact * np.diff(X.indptr)).sum()),
         train_weight=float(exact[~held_out].sum()),
+        n_samples=len(weight),
         n_held_out=int(held_out.sum()),
     )
 

@@ -27,6 +27,7 @@ from .._training.connections import add_absences, measure_relevance
 from .._training.data import Exposure, Geometry, TrainingData
 from .._training.held_out import sum_held_out
 from .._training.linear_run import squared_hinge
+from .._training.low_rank import add_products
 from .._training.naive_bayes import log_odds_from_sums, sum_prior_products
 from .._training.nested import OUTPUT_RATE, draw_batch_top_k, step_lengths
 from .._training.problem import Draft, Problem
@@ -159,8 +160,13 @@ def measure_start(partition, frame):
 
 
 def read_totals(statistics):
-    """Return (weight, weight of samples that are not held out, number of held-out samples)."""
-    return statistics.weight, statistics.train_weight, statistics.n_held_out
+    """Return the sums that are single numbers, as a dict."""
+    return {
+        "weight": statistics.weight,
+        "train_weight": statistics.train_weight,
+        "n_samples": statistics.n_samples,
+        "n_held_out": statistics.n_held_out,
+    }
 
 
 def start_margins(frame, strength):
@@ -198,7 +204,7 @@ def train_linear(partition, frame, setting, margins, alpha, seen, epoch, with_he
     """
     if partition is None:
         return None
-    rows = np.flatnonzero(np.ones_like(partition.held_out) if with_held_out else ~partition.held_out)
+    rows = np.flatnonzero(~partition.held_out | with_held_out)
     if len(rows) == 0:
         return None
     X, geometry, roots = stretched_data(partition, frame, setting)
@@ -259,7 +265,7 @@ def average(mean, new, epoch):
     return type(mean)(*arrays)
 
 
-def measure_margins(partition, frame, setting, scaling, margins, every, *, with_hinge):
+def measure_margins(partition, frame, setting, scaling, margins, every, term, *, with_hinge):
     """Sum the losses of margins on the held-out samples of a partition.
 
     Returns
@@ -272,13 +278,13 @@ def measure_margins(partition, frame, setting, scaling, margins, every, *, with_
     problem, draft = build_training(partition, frame, setting, scaling)
     matrix = with_values(frame.pattern, margins.values)
     model = model_from_margins(draft, matrix, margins.bias)
+    if term is not None:
+        model = add_products(model, term)
     by_factors, misses = sum_held_out(problem, draft, model)
     rows, hinge = np.flatnonzero(partition.held_out), 0.0
     weight = partition.sample_weight[rows].sum(dtype=np.float64)
     if with_hinge:
-        hinge = squared_hinge(
-            draft.data, matrix, margins.bias, partition.labels, rows[::every]
-        )
+        hinge = squared_hinge(draft.data, matrix, margins.bias, partition.labels, rows[::every])
     return by_factors, misses, hinge, float(weight), len(rows)
 
 
@@ -367,10 +373,10 @@ def advance_weights(frame, setting, scaling, alpha, weights, change):
     return apply_changes(weights, change, nested_shrinkage(frame, setting, scaling, alpha))
 
 
-def finish_weights(frame, setting, scaling, weights):
+def finish_weights(frame, scaling, weights, term):
     """Build the model for X as the user gave it, before b2 is calibrated."""
     data = PartitionData(*([None] * 6), relevance=frame.relevance, geometry=frame.geometry)
-    draft = Draft(data=data, scaling=scaling, alpha=1.0)
+    draft = Draft(data=data, scaling=scaling, alpha=1.0, low_rank=term)
     return complete_model(None, draft, weights_to_model(frame, weights))
 
 
