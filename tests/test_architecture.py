@@ -141,6 +141,12 @@ def test_only_the_package_imports_the_classifier():
     assert files_importing("skparse._classifier") == {"__init__.py"}
 
 
+def test_dask_is_imported_where_collections_are_read_only():
+    for package in ("dask", "distributed"):
+        assert files_importing(package) == set()  # `import_dask` imports it by name
+    assert files_importing("skparse.dask._collections.import_dask") == {"dask/_estimator.py"}
+
+
 def test_recipes_are_imported_by_the_estimator_only():
     assert files_importing("skparse._training.recipes") == {"_classifier.py"}
     stages = {name for name in NAMES if name.startswith(("_training/", "dask/"))}

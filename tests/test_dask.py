@@ -362,7 +362,7 @@ def test_a_grid_search_runs_on_the_workers_through_joblib(client):
 
 
 @pytest.mark.parametrize("name", ["ag_news", "clinc150", "20 newsgroups"])
-def test_real_texts_on_four_partitions_are_within_a_point_of_a_single_fit(
+def test_real_texts_on_four_partitions_are_within_a_point_of_the_same_recipe(
     client, load_corpus, load_newsgroups, name
 ):
     if name == "20 newsgroups":
@@ -376,6 +376,7 @@ def test_real_texts_on_four_partitions_are_within_a_point_of_a_single_fit(
     )
     blocks = cut(X[:4500], y[:4500], edges=[0, 1125, 2250, 3375, 4500])
     model = DaskSparseExpertClassifier(random_state=0, client=client).fit(*blocks)
-    local = SparseExpertClassifier(n_experts=len(np.unique(y)), random_state=0)
+    # With a number of epochs, few classes get no mixture in a fit.
+    local = SparseExpertClassifier(n_experts=len(np.unique(y)), max_iter=4, random_state=0)
     accuracy = local.fit(X[:4500], y[:4500]).score(X[4500:], y[4500:])
     assert model.to_local().score(X[4500:], y[4500:]) > accuracy - 0.01

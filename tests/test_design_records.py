@@ -18,6 +18,7 @@ def indexed_files(root):
     """Files whose constants are in the index."""
     return [
         *sorted(root.glob("skparse/_training/*.py")),
+        *sorted(root.glob("skparse/dask/*.py")),
         root / "skparse" / "_predictor.py",
         root / "skparse" / "_compression.py",
     ]

@@ -9,8 +9,9 @@ import pytest
 import skparse
 
 MODULES = [
-    "skparse", "skparse.datasets", "skparse.feature_extraction", "skparse.inspection",
-    "skparse.model_selection", "skparse.nn", "skparse.nn.functional", "skparse.plotting",
+    "skparse", "skparse.dask", "skparse.datasets", "skparse.feature_extraction",
+    "skparse.inspection", "skparse.model_selection",
+    "skparse.nn", "skparse.nn.functional", "skparse.plotting",
 ]  # fmt: skip
 FUNCTIONS = ["skparse.onnx.to_onnx", "skparse.prewarm.prewarm"]
 

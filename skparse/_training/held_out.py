@@ -125,8 +125,12 @@ def measure_held_out(problem, draft, model):
     -------
     HeldOutLosses
     """
+    by_factors, misses = sum_held_out(problem, draft, model)
     weight = draft.data.sample_weight[draft.held_out].astype(np.float64)
-    return add_penalty(*sum_held_out(problem, draft, model), weight.mean())
+    penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * weight.mean()
+    by_factors += penalty[:, None] + penalty
+    best = by_factors.argmin()
+    return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
 
 
 def sum_held_out(problem, draft, model):
@@ -159,14 +163,6 @@ def sum_held_out(problem, draft, model):
     of_max_k = np.einsum("n,...nf->...f", weight, losses_at_max_k)
     by_factors = by_factors + (1 - WEIGHT_OF_TOP_1) * of_max_k
     return by_factors, misses
-
-
-def add_penalty(by_factors, misses, mean_weight):
-    """Turn the sums of `sum_held_out` into `HeldOutLosses`."""
-    penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * mean_weight
-    by_factors = by_factors + penalty[:, None] + penalty
-    best = by_factors.argmin()
-    return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
 
 
 def _log_losses(logits, classes, factors):

@@ -35,30 +35,31 @@ def log_odds(mass, X, sample_weight, geometry):
     zero where the feature was never seen with the expert, and for features with negative values,
     which are no counts.
     """
-    is_count = np.ones(X.shape[1], bool)
-    is_count[X.indices[X.data < 0]] = False
-    return log_odds_from_sums(mass, X.T @ sample_weight, is_count, geometry)
-
-
-def log_odds_from_sums(mass, of_feature, is_count, geometry):
-    """Compute `log_odds` from the weighted sums of the columns and whether these are counts."""
+    is_count = np.ones(X.shape[1], mass.dtype)
+    is_count[X.indices[X.data < 0]] = 0
     unit = np.sqrt(geometry.mean_square)
     smoothing = mass.dtype.type(PRIOR_SMOOTHING * unit)
-    of_feature = np.maximum(of_feature, 0).astype(mass.dtype)
+    of_feature = np.maximum(X.T @ sample_weight, 0).astype(mass.dtype)
     inside = np.repeat(of_feature, np.diff(mass.indptr))
     outside = np.maximum(inside - mass.data, 0)
     odds = np.log((inside + smoothing) / (outside + smoothing))
-    odds *= np.repeat(is_count.astype(mass.dtype), np.diff(mass.indptr))
+    odds *= np.repeat(is_count, np.diff(mass.indptr))
     return odds / mass.dtype.type(geometry.bias_feature)
 
 
-def choose_prior_strength(margins, data, held_out):
+def choose_prior_strength(margins, data, held_out, sums=None):
     """Choose the factor on the log-odds by how well they explain held-out samples.
 
     The better naive Bayes alone explains the targets of samples that it was not made of, the
-    larger is the factor.
+    larger is the factor. Where the samples are divided, ``sums`` are the sums of
+    `sum_prior_products` over all parts.
     """
-    return prior_strength_from_sums(sum_prior_products(margins, data, held_out))
+    sums = sum_prior_products(margins, data, held_out) if sums is None else sums
+    size, total, square, of_targets, product = sums
+    if size == 0 or square * size <= total**2:
+        return PRIOR_STRENGTH
+    slope = (product - total * of_targets / size) / (square - total**2 / size)
+    return float(np.clip(PRIOR_STRENGTH_PER_SLOPE * slope, *PRIOR_STRENGTH_RANGE))
 
 
 def sum_prior_products(margins, data, held_out):
@@ -74,15 +75,6 @@ def sum_prior_products(margins, data, held_out):
     of_targets = 2 * (weight * np.diff(targets.indptr)).sum() - size
     product = 2 * (weight * scores.multiply(targets).sum(axis=1)).sum() - total
     return np.array([size, total, square, of_targets, product])
-
-
-def prior_strength_from_sums(sums):
-    """Choose the factor from the sums of `sum_prior_products`."""
-    size, total, square, of_targets, product = sums
-    if size == 0 or square * size <= total**2:
-        return PRIOR_STRENGTH
-    slope = (product - total * of_targets / size) / (square - total**2 / size)
-    return float(np.clip(PRIOR_STRENGTH_PER_SLOPE * slope, *PRIOR_STRENGTH_RANGE))
 
 
 def start_new_features(margins, new_features, data):

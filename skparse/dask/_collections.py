@@ -98,6 +98,21 @@ def compute_checked(client, X, y, sample_weight):
     return client.compute([delayed(check_partition)(part) for part in parts])
 
 
+def find_places(client, partitions):
+    """Find where the partitions are; returns arguments of ``submit`` for each.
+
+    Without them, an idle worker could fetch a partition. If its worker dies, any other takes it.
+    """
+    import_dask("distributed").wait(partitions)
+    workers = client.who_has(partitions)
+    return [
+        {"workers": list(workers[part.key]), "allow_other_workers": True}
+        if workers.get(part.key)
+        else {}
+        for part in partitions
+    ]
+
+
 def map_rows(function, X, local, dtype, n_columns=None):
     """Predict lazily, block by block; returns a Dask array.
 

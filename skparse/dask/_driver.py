@@ -8,6 +8,7 @@ import numpy as np
 
 from .._training.held_out import (
     CALIBRATION_FACTORS,
+    FACTOR_PENALTY,
     HELD_OUT_EVERY,
     INTERCEPT_PENALTY,
     INTERCEPT_STEPS,
@@ -15,12 +16,12 @@ from .._training.held_out import (
     MAX_HELD_OUT,
     MAX_LOGITS,
     MIN_SAMPLES,
-    add_penalty,
+    HeldOutLosses,
     least_shift,
 )
 from .._training.linear import EPOCHS_WITHOUT_HELD_OUT, LINEAR_EPOCHS
 from .._training.low_rank import SHARPNESS
-from .._training.naive_bayes import prior_strength_from_sums
+from .._training.naive_bayes import choose_prior_strength
 from .._training.penalty import ALPHAS, COMPARED_AFTER, HINGE_ROWS, MIN_HELD_OUT
 from . import _low_rank as low_rank
 from . import _partitions as partitions
@@ -70,18 +71,23 @@ class Training:
     Parameters
     ----------
     submit : callable
-        ``submit(function, *arguments)`` returns the future of a call.
+        ``submit(function, *arguments, **place)`` returns the future of a call.
     gather : callable
         Returns the results of a list of futures.
+    places : list of dict
+        Where the calls of each partition run: arguments of ``submit``.
     """
 
-    def __init__(self, submit, gather):
-        self.submit, self.gather = submit, gather
+    def __init__(self, submit, gather, places):
+        self.submit, self.gather, self.places = submit, gather, places
         self.n_rounds = 0
 
     def map(self, function, *arguments):
         """Call a function with every partition; returns futures in their order."""
-        return [self.submit(function, part, *arguments) for part in self.partitions]
+        return [
+            self.submit(function, part, *arguments, **place)
+            for part, place in zip(self.partitions, self.places, strict=True)
+        ]
 
     def sum_over_partitions(self, function, *arguments):
         """Add the results of all partitions in an order that depends on their number alone."""
@@ -105,7 +111,7 @@ class Training:
         self.n_held_out = totals.pop("n_held_out")
         crowding, *products = np.sum(measured, axis=0)
         self.setting = setting._replace(**totals, crowding=crowding / totals["weight"])
-        self.prior_strength = prior_strength_from_sums(products)
+        self.prior_strength = choose_prior_strength(None, None, None, products)
         return self
 
     def measure(self, scaling, mean, term=None, *, with_hinge=False):
@@ -117,7 +123,12 @@ class Training:
         )
         sums = [sum(column) for column in zip(*filter(None, results), strict=True)]
         by_factors, misses, hinge, weight, n_rows = sums
-        return add_penalty(by_factors, misses, weight / n_rows), hinge
+        # As `measure_held_out` does with the sums of all held-out samples.
+        penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * weight / n_rows
+        by_factors = by_factors + penalty[:, None] + penalty
+        best = by_factors.argmin()
+        loss = float(by_factors.flat[best] + misses.flat[best])
+        return HeldOutLosses(by_factors, loss), hinge
 
     def choose_penalty(self, scaling, margins):
         """Run linear epochs with the penalty after which no stronger one is better."""

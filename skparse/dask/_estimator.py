@@ -16,7 +16,13 @@ from .._training.problem import SCHEDULES, UPDATES_PER_EPOCH, Draft
 from .._training.scores import default_scaling
 from .._typing import ClassWeight, RandomState, typed
 from .._validation import Samples, check_parameters, weigh_classes
-from ._collections import compute_checked, import_dask, is_dask_array, map_rows
+from ._collections import (
+    compute_checked,
+    find_places,
+    import_dask,
+    is_dask_array,
+    map_rows,
+)
 from ._driver import Training, choose_held_out
 from ._partitions import build_partition
 from ._rounds import Setting
@@ -74,18 +80,17 @@ engine, device, sparse_output
     client_ : distributed.Client
         The client that is used: `client`, or the one that was created last.
 
-    **others**
-        The attributes of :class:`~skparse.SparseExpertClassifier`.
-
     See Also
     --------
     skparse.SparseExpertClassifier : Training on one machine.
 
     Notes
     -----
+    A fitted estimator also has the attributes of :class:`~skparse.SparseExpertClassifier`.
+
     Each sample has one label, and each class one expert. There is neither the mixture of penalties
-    that a fit on one machine chooses for up to 15 classes, nor its low-rank term for short texts
-    with many classes, nor bounds for samples and columns of unusually large values.
+    that a fit on one machine chooses for up to 15 classes, nor are there bounds for samples and
+    columns of unusually large values, nor a recipe of its own for dense X.
 
     Examples
     --------
@@ -189,7 +194,7 @@ engine, device, sparse_output
                 for k, part in enumerate(checked)
             ]
             del checked
-            training = Training(submit, client.gather)
+            training = Training(submit, client.gather, find_places(client, partitions))
             training.begin(partitions, setting)
             epochs = SCHEDULES[False][0] if self.max_iter == "auto" else int(self.max_iter)
             trained = training.train(

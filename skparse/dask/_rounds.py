@@ -28,7 +28,7 @@ from .._training.data import Exposure, Geometry, TrainingData
 from .._training.held_out import sum_held_out
 from .._training.linear_run import squared_hinge
 from .._training.low_rank import add_products
-from .._training.naive_bayes import log_odds_from_sums, sum_prior_products
+from .._training.naive_bayes import log_odds, sum_prior_products
 from .._training.nested import OUTPUT_RATE, draw_batch_top_k, step_lengths
 from .._training.problem import Draft, Problem
 from .._training.scores import model_from_margins
@@ -114,8 +114,10 @@ def build_frame(statistics):
     )
     mass = with_values(mass, mass.data * np.repeat(relevance, np.diff(mass.indptr)))
     mass = with_smallest_index_dtype(add_absences(mass, exposure))
-    sums, is_count = statistics.signed * relevance, statistics.n_negative == 0
-    start = log_odds_from_sums(mass, sums, is_count, geometry)
+    # Two rows stand for all samples: the sums of the columns, and without weight which columns
+    # have a negative entry.
+    rows = [statistics.signed * relevance, -1.0 * (statistics.n_negative > 0)]
+    start = log_odds(mass, sparse.csr_array(np.array(rows)), np.array([1.0, 0.0]), geometry)
     squares = statistics.squared_exposure
     overlap = np.where(squares > 0, exposure.feature**2 / np.where(squares > 0, squares, 1), 1)
     return Frame(
