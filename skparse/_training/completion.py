@@ -19,4 +19,7 @@ def complete_model(problem, draft, model):
         model = model._replace(router=with_values(router, values))
     if draft.held_out is not None and draft.held_out.any():
         model = calibrate_intercept(problem, draft, model)
+    if draft.shift is not None:
+        intercept = model.intercept + draft.shift
+        model = model._replace(intercept=intercept.astype(model.intercept.dtype))
     return model

@@ -1,6 +1,6 @@
 """The samples of a fit, with their experts and their scales."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -123,6 +123,26 @@ def build_training_data(X, labels, sample_weight, class_experts, *, binary=False
     has_full = is_full.any() and not is_full.all() and X.shape[0] > SMALL_SAMPLE
     full_columns = np.flatnonzero(is_full) if has_full else None
     return TrainingData(*parts, binary=binary, full_columns=full_columns)
+
+
+def take_samples(data, rows):
+    """Take some of the samples, with their experts and siblings; returns `TrainingData`."""
+    def part(array):
+        return None if array is None else array[rows]
+
+    X, weight, experts = data.X[rows], data.sample_weight[rows], data.sample_experts[rows]
+    exposure = Exposure(
+        np.bincount(X.indices, np.repeat(weight, np.diff(X.indptr)), minlength=X.shape[1]),
+        np.bincount(
+            experts.indices, np.repeat(weight, np.diff(experts.indptr)),
+            minlength=experts.shape[1],
+        ),
+        float(weight.sum(dtype=np.float64)),
+    )  # fmt: skip
+    return replace(
+        data, X=X, labels=data.labels[rows], sample_weight=weight, sample_experts=experts,
+        exposure=exposure, siblings=part(data.siblings), row_factors=part(data.row_factors),
+    )  # fmt: skip
 
 
 def share_experts(n_experts, n_classes):

@@ -11,6 +11,7 @@ import numpy as np
 from .._threads import open_threads
 from .completion import complete_model
 from .connections import connect, grow_connections, limit_density
+from .cross_calibration import cross_calibrate
 from .cross_fit import complete_mixture, cross_fit, is_for_mixing, is_mixed, mix_linear
 from .dense import (
     begin_dense,
@@ -54,8 +55,7 @@ class Branch(NamedTuple):
 
 # A new model. The linear epochs run twice: without the held-out samples, and with all.
 _PREPARE = bound_scales, choose_experts
-_CHOOSE_BY_HELD_OUT = (
-    hold_out,
+_TRAIN_LINEAR = (
     connect,
     start_linear,
     start_low_rank,
@@ -66,13 +66,17 @@ _CHOOSE_BY_HELD_OUT = (
     run_linear,
 )
 HELD_OUT = Recipe(
-    start=(*_PREPARE, *_CHOOSE_BY_HELD_OUT, limit_density), train=(train_nested, measure_load)
+    start=(*_PREPARE, hold_out, *_TRAIN_LINEAR, limit_density), train=(train_nested, measure_load)
 )
 # The same; but of few classes, a mixture of linear margins is better.
 TEXT = Recipe(
     start=(
         *_PREPARE,
-        Branch(is_for_mixing, (cross_fit, mix_linear), _CHOOSE_BY_HELD_OUT),
+        Branch(
+            is_for_mixing,
+            (cross_fit, mix_linear),
+            (hold_out, cross_calibrate, *_TRAIN_LINEAR),
+        ),
         limit_density,
     ),
     train=(Branch(is_mixed, (complete_mixture,), (train_nested,)), measure_load),
