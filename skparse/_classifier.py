@@ -214,6 +214,16 @@ class SparseExpertClassifier(
     intercept_ : ndarray of shape (n_classes,)
         b2.
 
+    temperatures_ : ndarray of shape (top_k_,) or None
+        What the logits are divided by at K = 1, 2, ..., so that the probabilities are
+        calibrated at every K of one fit; one at the K of the fit. None for multilabel targets
+        and for the smallest data.
+
+    prior_logits_ : ndarray of shape (n_classes,) or None
+        Logits of a sample without any feature that is connected to an expert: logarithms of
+        the shares of the classes, those of training samples without features counted more. None
+        for dense X, where a zero is a value like others.
+
     expert_load_ : ndarray of shape (n_experts,) of int
         Number of training samples that keep each expert at K = `top_k_` (for `partial_fit`:
         of the samples of all calls, each counted with the model of its time). Experts that
@@ -700,8 +710,9 @@ class SparseExpertClassifier(
 
     @property
     def _model(self):
+        extras = (vars(self).get(name) for name in ("temperatures_", "prior_logits_"))
         return SparseExpertModel(
-            self.router_coef_, self.router_intercept_, self.expert_coef_, self.intercept_
+            self.router_coef_, self.router_intercept_, self.expert_coef_, self.intercept_, *extras
         )
 
     def _check_prediction(self, X):
@@ -755,6 +766,8 @@ class SparseExpertClassifier(
                 "alpha": self.alpha_ if self.alpha == "auto" else self.alpha,
                 "scaling": ScoreScaling(*self._score_scaling),
                 "model": self._model,
+                "temperatures": self.temperatures_,
+                "prior_logits": self.prior_logits_,
             }
         binary = (
             not samples.multilabel
@@ -790,6 +803,8 @@ class SparseExpertClassifier(
             "router_intercept_": model.router_intercept,
             "expert_coef_": model.outputs,
             "intercept_": model.intercept,
+            "temperatures_": model.temperatures,
+            "prior_logits_": model.prior_logits,
             "n_experts_": len(model.router_intercept),
             "top_k_": min(options.largest_top_k, len(model.router_intercept)),
             "classes_": samples.classes,

@@ -60,6 +60,8 @@ def check_state(state):
         state["router_intercept_"],
         state["expert_coef_"],
         state["intercept_"],
+        state.get("temperatures_"),
+        state.get("prior_logits_"),
     )
     n_features, n_classes = state["n_features_in_"], len(state["classes_"])
     model.check(n_features, n_classes)

@@ -134,7 +134,7 @@ def test_a_warm_start_trains_the_model_without_its_calibration(n_classes):
     in_training = run(*continue_fit(model, X, y), grow_connections).model
     of_scores, of_outputs = scaling_of(model)[-2:]
     assert scaling_of(model) != without_calibration(n_classes)
-    router, bias, outputs, intercept = in_training
+    router, bias, outputs, intercept, *_ = in_training
     assert_allclose(of_scores * router.toarray(), model.router_coef_.toarray(), rtol=1e-12)
     assert_allclose(of_scores * bias, model.router_intercept_, rtol=1e-12)
     assert_allclose(of_outputs * outputs.toarray(), model.expert_coef_.toarray(), rtol=1e-12)

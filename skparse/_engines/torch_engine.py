@@ -174,6 +174,16 @@ class TorchEngine:
             logits = kept.sum().add_(intercept)
             out[part] = logits.cpu().numpy()
 
+    def find_empty(self, X, first, last, router):
+        features = np.repeat(np.arange(len(router.indptr) - 1), np.diff(router.indptr))
+        is_connected = np.zeros(len(router.indptr) - 1, bool)
+        is_connected[features[router.data != 0]] = True
+        entries = slice(X.indptr[first], X.indptr[last])
+        rows = np.repeat(np.arange(last - first), np.diff(X.indptr[first : last + 1]))
+        empty = np.ones(last - first, bool)
+        empty[rows[(X.data[entries] != 0) & is_connected[X.indices[entries]]]] = False
+        return empty
+
     @torch.no_grad()
     def logits_path(self, X, first, last, model, top_ks, out):
         top_ks = top_ks.tolist()

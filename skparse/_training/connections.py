@@ -42,7 +42,7 @@ def connect(problem, draft):
     relevance = measure_relevance(mass, data.exposure, data.full_columns, power)
     full = data.full_columns
     if full is not None:
-        relevance[full] = scale_full_columns(data, full, relevance[full])
+        relevance[full] = data.full_factor * scale_full_columns(data, full, relevance[full])
     values = relevance[data.X.indices]
     values *= data.X.data
     factors = relevance if data.relevance is None else data.relevance * relevance

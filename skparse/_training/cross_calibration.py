@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._csr import with_values
 from .._predictor import Predictor
 from .._threads import Threads
 from .connections import connect
@@ -22,6 +21,7 @@ from .low_rank import add_low_rank, start_low_rank
 from .nested import train_nested
 from .penalty import ALPHAS
 from .problem import SCHEDULES, Monitor
+from .temperatures import choose_temperatures, level_logits
 
 # Chosen by cross-validation on training parts; docs/design/ has the record.
 MAX_SAMPLES = 2048  # fewer are cross-fitted
@@ -64,8 +64,10 @@ def cross_calibrate(problem, draft):
         score_factor=draft.scaling.score_factor * of_scores,
         output_factor=draft.scaling.output_factor * of_outputs,
     )
-    shift = choose_shift(problem, folds, best)
-    return replace(draft, alpha=best.alpha, scaling=scaling, shift=shift)
+    shift, temperatures = calibrate_levels(problem, folds, best)
+    return replace(
+        draft, alpha=best.alpha, scaling=scaling, shift=shift, temperatures=temperatures
+    )
 
 
 def cross_fit_model(problem, draft, folds, seeds):
@@ -79,31 +81,41 @@ def cross_fit_model(problem, draft, folds, seeds):
     for model, rows in zip(models, folds, strict=True):
         predictor, X = Predictor(model, problem.engine, 1), data.X[rows]
         top_k = min(options.top_k, len(model.router_intercept))
-        own = [predictor.code_block(X, 0, len(rows), k).astype(np.float64) for k in (1, top_k)]
+        own = predictor.code_block(X, 0, len(rows), top_k).astype(np.float64)
         factors = CALIBRATION_FACTORS, CALIBRATION_FACTORS
         measured = measure_factors(own, model, classes[rows], weight[rows], factors)
         losses, misses = losses + measured[0], misses + measured[1]
-        codes.append(own[1])
+        codes.append(own)
     best = losses.argmin()
     i, j = np.unravel_index(best, losses.shape)
     factors = float(CALIBRATION_FACTORS[i]), float(CALIBRATION_FACTORS[j])
-    return CrossFit(draft.alpha, models, codes, factors, float(losses.flat[best] + misses.flat[best]))
+    return CrossFit(
+        draft.alpha, models, codes, factors, float(losses.flat[best] + misses.flat[best])
+    )
 
 
-def choose_shift(problem, folds, fit):
-    """Find the shift of b2 with the least log-loss of the samples of all folds, (n_classes,)."""
+def calibrate_levels(problem, folds, fit):
+    """Choose the shift of b2 (n_classes,), and then the temperatures of the levels (top_k,)."""
     data, (of_scores, of_outputs) = problem.data, fit.factors
-    logits = []
-    for model, codes in zip(fit.models, fit.codes, strict=True):
-        powers = with_values(codes, codes.data**of_scores)
-        powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
-        logits.append(of_outputs * ((powers @ model.outputs).toarray() + model.intercept))
     rows = np.concatenate(folds)
     used = slice(None, None, -(-len(rows) * data.labels.shape[1] // MAX_LOGITS))
-    rows, logits = rows[used], np.concatenate(logits)[used]
-    weight = data.sample_weight[rows].astype(np.float64)
+    rows = rows[used]
+    classes, weight = data.labels.indices[rows], data.sample_weight[rows].astype(np.float64)
+
+    def logits_at(level):
+        parts = [
+            level_logits(codes, model, level, of_scores=of_scores, of_outputs=of_outputs)
+            for codes, model in zip(fit.codes, fit.models, strict=True)
+        ]
+        return np.concatenate(parts)[used]
+
+    top_k = min(problem.options.top_k, len(fit.models[0].router_intercept))
     penalty = SHIFT_PENALTY * weight.mean()
-    return least_shift(logits, data.labels.indices[rows], weight, penalty, SHIFT_STEPS)
+    shift = least_shift(logits_at(top_k), classes, weight, penalty, SHIFT_STEPS)
+    temperatures = choose_temperatures(
+        lambda level: logits_at(level) + shift, classes, weight, top_k
+    )
+    return shift, temperatures
 
 
 def fit_without(problem, draft, left_out, seed):

@@ -52,6 +52,7 @@ class TrainingData:
     siblings: sparse.csr_array | None = None  # (n_samples, n_experts): others of the same classes
     binary: bool = False  # two classes, two experts: trained as a single margin
     full_columns: np.ndarray | None = None  # of X, that nearly all samples store, if any
+    full_factor: float = 1.0  # on the full columns, see `choose_full_factor`
     relevance: np.ndarray | None = None  # (n_features,), what the columns of X were multiplied by
     row_factors: np.ndarray | None = None  # (n_samples,), what the rows of X were multiplied by
 
@@ -127,6 +128,7 @@ def build_training_data(X, labels, sample_weight, class_experts, *, binary=False
 
 def take_samples(data, rows):
     """Take some of the samples, with their experts and siblings; returns `TrainingData`."""
+
     def part(array):
         return None if array is None else array[rows]
 

@@ -12,6 +12,7 @@ import numpy as np
 from .._csr import with_values
 from .._predictor import Predictor
 from .low_rank import add_products
+from .temperatures import choose_temperatures, level_logits
 
 # Factors on the default scores and outputs, among which the held-out log-loss chooses.
 CALIBRATION_FACTORS = 2.0 ** (np.arange(-12, 7) / 3)
@@ -23,8 +24,6 @@ MAX_HELD_OUT = 1000
 LARGE_HELD_OUT_EVERY = 64
 # Log-loss, in samples of mean weight, that a factor has to gain per its squared logarithm.
 FACTOR_PENALTY = 6.0
-# Weight of K = 1 in the log-loss; the rest is that of the largest K.
-WEIGHT_OF_TOP_1 = 0.01
 # Penalty on the squared shift of b2, in samples of mean weight.
 INTERCEPT_PENALTY = 20.0
 INTERCEPT_STEPS = 15
@@ -54,7 +53,10 @@ def hold_out(problem, draft):
 
 
 def calibrate(problem, draft):
-    """Choose the factors on scores and outputs with the least log-loss on the held-out samples."""
+    """Choose the factors on scores and outputs, and the temperature of each level.
+
+    Those with the least log-loss on the held-out samples.
+    """
     if not draft.held_out.any():
         return draft
     model = draft.model
@@ -69,7 +71,13 @@ def calibrate(problem, draft):
         score_factor=float(scaling.score_factor * factors[of_scores]),
         output_factor=float(scaling.output_factor * factors[of_outputs]),
     )
-    return replace(draft, scaling=scaling)
+    codes, classes, weight = held_out_codes(problem, draft, model)
+    factors = {"of_scores": scaling.score_factor, "of_outputs": scaling.output_factor}
+    temperatures = choose_temperatures(
+        lambda level: level_logits(codes, model, level, **factors), classes, weight,
+        min(problem.options.top_k, len(model.router_intercept)),
+    )  # fmt: skip
+    return replace(draft, scaling=scaling, temperatures=temperatures)
 
 
 def calibrate_intercept(problem, draft, model):
@@ -125,15 +133,8 @@ def measure_held_out(problem, draft, model):
     -------
     HeldOutLosses
     """
-    data, scaling, factors = draft.data, draft.scaling, CALIBRATION_FACTORS
-    weight = data.sample_weight[draft.held_out].astype(np.float64)
-    X, classes = data.X[draft.held_out], data.labels[draft.held_out].indices
-    if data.row_factors is not None:  # predictions are for rows as they are
-        factor = data.row_factors[draft.held_out].astype(X.dtype)
-        X = with_values(X, X.data / np.repeat(factor, np.diff(X.indptr)))
-    predictor = Predictor(model, problem.engine, problem.options.n_threads)
-    top_k = min(problem.options.top_k, len(model.router_intercept))
-    codes = [predictor.code_block(X, 0, X.shape[0], k).astype(np.float64) for k in (1, top_k)]
+    codes, classes, weight = held_out_codes(problem, draft, model)
+    scaling, factors = draft.scaling, CALIBRATION_FACTORS
     factors = scaling.score_factor * factors, scaling.output_factor * factors
     by_factors, misses = measure_factors(codes, model, classes, weight, factors)
     by_factors += factor_penalty(weight.mean())
@@ -141,13 +142,32 @@ def measure_held_out(problem, draft, model):
     return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
 
 
+def held_out_codes(problem, draft, model):
+    """Compute the gate weights that a model in training gives the held-out samples.
+
+    Returns
+    -------
+    codes : csr_array (n_rows, n_experts) of float64
+    classes : ndarray (n_rows,) of int
+    weight : ndarray (n_rows,) of float64
+    """
+    data, top_k = draft.data, min(problem.options.top_k, len(model.router_intercept))
+    X, classes = data.X[draft.held_out], data.labels[draft.held_out].indices
+    if data.row_factors is not None:  # predictions are for rows as they are
+        factor = data.row_factors[draft.held_out].astype(X.dtype)
+        X = with_values(X, X.data / np.repeat(factor, np.diff(X.indptr)))
+    predictor = Predictor(model, problem.engine, problem.options.n_threads)
+    codes = predictor.code_block(X, 0, X.shape[0], top_k).astype(np.float64)
+    return codes, classes, data.sample_weight[draft.held_out].astype(np.float64)
+
+
 def measure_factors(codes, model, classes, weight, factors):
     """Measure all pairs of factors on the scores and on the outputs of a model.
 
     Parameters
     ----------
-    codes : list of csr_array (n_rows, n_experts)
-        Gate weights at K = 1, and at the K of the user.
+    codes : csr_array (n_rows, n_experts)
+        Gate weights at the K of the user.
     model : SparseExpertModel
     classes : ndarray (n_rows,) of int
         The labels.
@@ -158,26 +178,21 @@ def measure_factors(codes, model, classes, weight, factors):
     Returns
     -------
     losses : ndarray (n_factors on the scores, n_factors on the outputs)
-        Log-losses at both levels, summed in sample weight.
+        Log-losses, summed in sample weight.
     misses : ndarray
-        The same shape: probabilities of the wrong classes at the K of the user.
+        The same shape: probabilities of the wrong classes.
     """
-    at_1, at_k = codes
     of_scores, of_outputs = factors
     b2 = model.intercept.astype(np.float64)
-    # A gate of one weight does not depend on the factor on the scores.
-    losses_at_1 = _log_losses(at_1 @ model.outputs, b2, classes, of_outputs)
-    losses_at_k = []
+    losses = []
     for factor in of_scores:
-        powers = with_values(at_k, at_k.data**factor)
+        powers = with_values(codes, codes.data**factor)
         powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
-        losses_at_k.append(_log_losses(powers @ model.outputs, b2, classes, of_outputs))
-    losses_at_k = np.array(losses_at_k)
+        losses.append(_log_losses(powers @ model.outputs, b2, classes, of_outputs))
+    losses = np.array(losses)
     # einsum calls no BLAS
-    misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses_at_k))
-    losses = WEIGHT_OF_TOP_1 * np.einsum("n,...nf->...f", weight, losses_at_1)
-    losses = losses + (1 - WEIGHT_OF_TOP_1) * np.einsum("n,...nf->...f", weight, losses_at_k)
-    return losses, misses
+    misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses))
+    return np.einsum("n,...nf->...f", weight, losses), misses
 
 
 def factor_penalty(mean_weight):

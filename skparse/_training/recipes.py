@@ -22,6 +22,7 @@ from .dense import (
     train_dense,
 )
 from .expert_load import measure_load
+from .full_columns import choose_full_factor
 from .held_out import calibrate, hold_out
 from .linear import advance_linear, run_linear, start_linear
 from .low_rank import add_low_rank, start_low_rank
@@ -72,6 +73,7 @@ HELD_OUT = Recipe(
 TEXT = Recipe(
     start=(
         *_PREPARE,
+        choose_full_factor,
         Branch(
             is_for_mixing,
             (cross_fit, mix_linear),
