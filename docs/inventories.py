@@ -1,7 +1,8 @@
 """Links to the documentation of other packages, without a network at the time of the build.
 
 Each package has a page per name. So an inventory of intersphinx is made of the names that are used
-here; a name that is missing is shown without a link.
+here, in texts and in the code of the examples. A name that is missing in a text is a warning, one
+in the code of an example is shown without a link.
 """
 
 import zlib
@@ -14,23 +15,64 @@ PACKAGES = {
             "class": [
                 "sklearn.callback.ScoringMonitor",
                 "sklearn.compose.ColumnTransformer",
+                "sklearn.decomposition.TruncatedSVD",
                 "sklearn.feature_extraction.text.CountVectorizer",
                 "sklearn.feature_extraction.text.HashingVectorizer",
                 "sklearn.feature_extraction.text.TfidfTransformer",
                 "sklearn.feature_extraction.text.TfidfVectorizer",
                 "sklearn.feature_selection.SelectFromModel",
                 "sklearn.impute.SimpleImputer",
+                "sklearn.inspection.DecisionBoundaryDisplay",
+                "sklearn.linear_model.LogisticRegression",
+                "sklearn.linear_model.SGDClassifier",
+                "sklearn.manifold.TSNE",
                 "sklearn.model_selection.GridSearchCV",
                 "sklearn.model_selection.HalvingGridSearchCV",
+                "sklearn.model_selection.StratifiedKFold",
                 "sklearn.model_selection.TunedThresholdClassifierCV",
+                "sklearn.multiclass.OneVsRestClassifier",
+                "sklearn.neighbors.KNeighborsClassifier",
                 "sklearn.neural_network.MLPClassifier",
                 "sklearn.pipeline.FeatureUnion",
                 "sklearn.pipeline.Pipeline",
+                "sklearn.preprocessing.MultiLabelBinarizer",
+                "sklearn.preprocessing.Normalizer",
+                "sklearn.preprocessing.OneHotEncoder",
+                "sklearn.preprocessing.StandardScaler",
                 "sklearn.svm.LinearSVC",
                 "sklearn.utils.Bunch",
             ],
-            "function": ["sklearn.datasets.get_data_home", "sklearn.metrics.make_scorer"],
+            "function": [
+                "sklearn.datasets.fetch_20newsgroups",
+                "sklearn.datasets.get_data_home",
+                "sklearn.metrics.make_scorer",
+                "sklearn.model_selection.cross_val_predict",
+                "sklearn.model_selection.cross_val_score",
+                "sklearn.model_selection.train_test_split",
+                "sklearn.pipeline.make_pipeline",
+                "sklearn.pipeline.make_union",
+            ],
         },
+    ),
+    "numpy": (
+        "https://numpy.org/doc/stable/",
+        "reference/generated/{name}.html#{name}",
+        {
+            "function": [
+                "numpy.argsort",
+                "numpy.bincount",
+                "numpy.flatnonzero",
+                "numpy.isin",
+                "numpy.linspace",
+                "numpy.quantile",
+                "numpy.unique",
+            ],
+        },
+    ),
+    "scipy": (
+        "https://docs.scipy.org/doc/scipy/",
+        "reference/generated/{name}.html#{name}",
+        {"class": ["scipy.sparse.csr_array"]},
     ),
     "joblib": (
         "https://joblib.readthedocs.io/en/stable/",

@@ -8,6 +8,7 @@ texts are the docstrings of NumPy, SciPy and scikit-learn, and the classes are t
 come from.
 """
 
+# sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -43,7 +44,7 @@ pipeline = make_pipeline(
 
 by_accuracy = TopKSearchCV(pipeline, scoring="accuracy").fit(text_train, y_train)
 print(f"by accuracy: {by_accuracy.best_params_}, {by_accuracy.best_score_:.3f}")
-SparsityPathDisplay.from_cv_results(by_accuracy.cv_results_)
+SparsityPathDisplay.from_cv_results(by_accuracy.cv_results_, show_time=False)
 plt.show()
 
 # %%
@@ -54,7 +55,7 @@ plt.show()
 
 by_log_loss = TopKSearchCV(pipeline, scoring="neg_log_loss").fit(text_train, y_train)
 print(f"by log loss: {by_log_loss.best_params_}, {-by_log_loss.best_score_:.3f}")
-SparsityPathDisplay.from_cv_results(by_log_loss.cv_results_)
+SparsityPathDisplay.from_cv_results(by_log_loss.cv_results_, show_time=False)
 plt.show()
 
 # %%

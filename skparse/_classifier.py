@@ -3,9 +3,11 @@
 from copy import copy
 from functools import partial
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
 import numpy as np
 from joblib import effective_n_jobs
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.special import log_softmax
 from sklearn.base import (
@@ -23,29 +25,20 @@ from sklearn.utils.validation import check_is_fitted
 from . import _validation as validation
 from ._compression import measure_change, prune, round_values
 from ._csr import with_values
+from ._documentation import DocumentedMixin
 from ._engines import get_engine
 from ._fit_options import resolve_options
 from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
 from ._model import SparseExpertModel
 from ._persistence import CHECKED_KEY, pack_state, packed_bytes, unpack_state
-from ._predictor import (
-    Predictor,
-    densify_two_experts,
-    measure_accuracy,
-    sigmoid,
-    softmax,
-)
+from ._predictor import Predictor, densify_two_experts, measure_accuracy, sigmoid, softmax
 from ._training.columns import Columns
-from ._training.data import (
-    SMALL_SAMPLE,
-    Exposure,
-    build_training_data,
-    share_experts,
-)
+from ._training.data import SMALL_SAMPLE, Exposure, build_training_data, share_experts
 from ._training.penalty import ALPHAS
 from ._training.problem import Monitor
 from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
 from ._training.scores import ScoreScaling, default_scaling
+from ._typing import Array, ClassWeight, FloatArray, RandomState, SamplesLike, typed
 
 MAX_LOSSES = 10_000  # that are kept: those of a stream would grow without end
 # Attributes that only some fits leave; they never outlive the fit they belong to.
@@ -57,6 +50,7 @@ _OF_SOME_FITS = (
 
 class SparseExpertClassifier(
     CallbackSupportMixin,
+    DocumentedMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClassifierMixin,
@@ -77,7 +71,7 @@ class SparseExpertClassifier(
     129 samples with one label each, the experts of dense X are prototypes: each class has several,
     which start at clusters of its samples. The columns are standardised during the training.
 
-    Read more in the user guide.
+    Read more in the :doc:`user guide </user_guide>`.
 
     Parameters
     ----------
@@ -169,7 +163,7 @@ class SparseExpertClassifier(
         Whether to print loss and validation score after every epoch.
 
     n_jobs : int, default=None
-        Number of threads. ``None`` means 1 unless in a :func:`joblib.parallel_config`
+        Number of threads. ``None`` means 1 unless in a :class:`joblib.parallel_config`
         context; ``-1`` means all processors.
 
     engine : {"auto", "numba", "torch"}, default="auto"
@@ -305,27 +299,27 @@ class SparseExpertClassifier(
 
     def __init__(
         self,
-        n_experts="auto",
-        top_k=8,
+        n_experts: int | Literal["auto"] = "auto",
+        top_k: int = 8,
         *,
-        weight_density="auto",
-        alpha="auto",
-        max_iter="auto",
-        batch_size="auto",
-        learning_rate_init=0.1,
-        tol=1e-4,
-        n_iter_no_change=3,
-        early_stopping=False,
-        validation_fraction=0.1,
-        class_weight=None,
-        warm_start=False,
-        random_state=None,
-        verbose=0,
-        n_jobs=None,
-        engine="auto",
-        device="cpu",
-        sparse_output=True,
-    ):
+        weight_density: float | Literal["auto"] = "auto",
+        alpha: float | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate_init: float = 0.1,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 3,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: ClassWeight = None,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        n_jobs: int | None = None,
+        engine: Literal["auto", "numba", "torch"] = "auto",
+        device: str = "cpu",
+        sparse_output: bool = True,
+    ) -> None:
         self.n_experts = n_experts
         self.top_k = top_k
         self.weight_density = weight_density
@@ -346,8 +340,11 @@ class SparseExpertClassifier(
         self.device = device
         self.sparse_output = sparse_output
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    def fit(
+        self, X: SamplesLike, y: SamplesLike, sample_weight: ArrayLike | None = None,
+        X_val: SamplesLike | None = None, y_val: SamplesLike | None = None,
+    ) -> Self:  # fmt: skip
         """Fit the model to training samples.
 
         Parameters
@@ -412,8 +409,11 @@ class SparseExpertClassifier(
                 self.best_validation_score_ = max(draft.validation_scores)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    def partial_fit(
+        self, X: SamplesLike, y: SamplesLike, classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:  # fmt: skip
         """Learn from the next samples of a stream.
 
         Each call visits its samples three times; features that were not seen before are
@@ -475,7 +475,7 @@ class SparseExpertClassifier(
             self.t_ = draft.exposure.total
         return self
 
-    def predict(self, X):
+    def predict(self, X: SamplesLike) -> Array:
         """Predict class labels.
 
         Parameters
@@ -494,7 +494,7 @@ class SparseExpertClassifier(
             return (predictor.logits(X, top_k) > 0).astype(np.int64)
         return self.classes_[predictor.best_class(X, top_k)]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: SamplesLike) -> FloatArray:
         """Predict probabilities.
 
         Parameters
@@ -513,7 +513,7 @@ class SparseExpertClassifier(
             return sigmoid(predictor.logits(X, top_k))
         return predictor.logits(X, top_k, as_probabilities=True)
 
-    def predict_proba_path(self, X, top_ks):
+    def predict_proba_path(self, X: SamplesLike, top_ks: ArrayLike) -> FloatArray:
         """Predict probabilities at several sparsity levels in one pass.
 
         Parameters
@@ -541,7 +541,7 @@ class SparseExpertClassifier(
         path = sigmoid(path) if self._multilabel else softmax(path)
         return path if np.array_equal(wanted, levels) else path[places]
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: SamplesLike) -> FloatArray:
         """Predict logarithms of probabilities.
 
         Parameters
@@ -559,7 +559,7 @@ class SparseExpertClassifier(
             return np.log(sigmoid(logits))
         return log_softmax(logits, axis=1)
 
-    def decision_function(self, X):
+    def decision_function(self, X: SamplesLike) -> FloatArray:
         """Compute the logits ``W h_sparse + b2``.
 
         Parameters
@@ -578,7 +578,7 @@ class SparseExpertClassifier(
             return logits[:, 1] - logits[:, 0]
         return logits
 
-    def transform(self, X):
+    def transform(self, X: SamplesLike) -> sparse.csr_array | Any:
         """Compute the sparse codes ``h_sparse``.
 
         Parameters
@@ -596,7 +596,7 @@ class SparseExpertClassifier(
         codes = predictor.codes(X, top_k)
         return codes if self.sparse_output else codes.toarray()
 
-    def model_size(self):
+    def model_size(self) -> Bunch:
         """Measure the fitted model.
 
         Returns
@@ -629,14 +629,19 @@ class SparseExpertClassifier(
             multiply_adds_per_sample=self._checked_top_k() * outputs,
         )
 
-    @validate_params(
-        {
-            "dtype": [StrOptions({"float16", "int8"}), None],
-            "density": [Interval(Real, 0, 1, closed="right"), None],
-        },
-        prefer_skip_nested_validation=True,
+    @typed(
+        validate_params(
+            {
+                "dtype": [StrOptions({"float16", "int8"}), None],
+                "density": [Interval(Real, 0, 1, closed="right"), None],
+            },
+            prefer_skip_nested_validation=True,
+        )
     )
-    def compress(self, dtype="float16", *, density=None, X=None):
+    def compress(
+        self, dtype: Literal["float16", "int8"] | None = "float16", *,
+        density: float | None = None, X: SamplesLike | None = None,
+    ) -> Self:  # fmt: skip
         """Make a smaller copy of the fitted model.
 
         The weights of the copy are rounded to what `dtype` can hold, and it is saved in that

@@ -1,12 +1,16 @@
 """Choosing the sparsity level K: one fit per fold scores every K."""
 
+from collections.abc import Callable, Iterable
 from inspect import signature
 from numbers import Integral
 from time import perf_counter
+from typing import Any, Literal, Self
 from warnings import warn
 
 import numpy as np
 from joblib import effective_n_jobs
+from numpy.typing import ArrayLike
+from scipy import sparse
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -17,7 +21,7 @@ from sklearn.base import (
     clone,
 )
 from sklearn.metrics import check_scoring, get_scorer_names
-from sklearn.model_selection import check_cv
+from sklearn.model_selection import BaseCrossValidator, check_cv
 from sklearn.utils import Bunch, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.metadata_routing import (
@@ -32,6 +36,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from . import _validation as validation
+from ._documentation import DocumentedMixin
 from ._fit_task import CallbackSupportMixin, fit_task
 from ._pipeline import find_last_step, transform_for_last_step
 from ._top_k_choice import (
@@ -43,6 +48,7 @@ from ._top_k_choice import (
     run_fold,
     tabulate,
 )
+from ._typing import Array, FloatArray, SamplesLike, typed
 
 __all__ = ["TopKSearchCV"]
 
@@ -65,6 +71,7 @@ def _best_estimator_has(name):
 
 class TopKSearchCV(
     CallbackSupportMixin,
+    DocumentedMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     ClassifierMixin,
@@ -77,7 +84,7 @@ class TopKSearchCV(
     `top_k`. One fit per fold, with ``top_k = max(top_ks)``, therefore scores every level. A
     search over any number of levels costs one fit per fold and one more to all samples.
 
-    Read more in the guide to choosing K.
+    Read more in the :doc:`guide to choosing K </choosing_k>`.
 
     Parameters
     ----------
@@ -116,7 +123,7 @@ class TopKSearchCV(
     n_jobs : int, default=None
         Number of folds to run at the same time, in threads. If it is more than one, the
         classifiers of the folds use one thread each; the last fit and predictions use the
-        `n_jobs` of the estimator. ``None`` means 1 unless in a :func:`joblib.parallel_config`
+        `n_jobs` of the estimator. ``None`` means 1 unless in a :class:`joblib.parallel_config`
         context; ``-1`` means all processors.
 
     verbose : int, default=0
@@ -217,16 +224,16 @@ class TopKSearchCV(
 
     def __init__(
         self,
-        estimator,
+        estimator: BaseEstimator,
         *,
-        top_ks=(1, 2, 4, 8, 16, 32),
-        cv=None,
-        scoring=None,
-        selection="one_standard_error",
-        refit=True,
-        n_jobs=None,
-        verbose=0,
-    ):
+        top_ks: ArrayLike = (1, 2, 4, 8, 16, 32),
+        cv: int | BaseCrossValidator | Iterable[tuple[ArrayLike, ArrayLike]] | None = None,
+        scoring: str | Callable[..., float] | None = None,
+        selection: Literal["one_standard_error", "best"] = "one_standard_error",
+        refit: bool = True,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.estimator = estimator
         self.top_ks = top_ks
         self.cv = cv
@@ -237,8 +244,8 @@ class TopKSearchCV(
         self.verbose = verbose
 
     # The estimator validates its own parameters.
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, **params):
+    @typed(_fit_context(prefer_skip_nested_validation=False))
+    def fit(self, X: SamplesLike, y: SamplesLike, **params: Any) -> Self:
         """Score every sparsity level by cross-validation, choose one, fit to all samples.
 
         Parameters
@@ -293,8 +300,8 @@ class TopKSearchCV(
                 self.refit_time_ = refit_time
         return self
 
-    @available_if(_best_estimator_has("predict"))
-    def predict(self, X):
+    @typed(available_if(_best_estimator_has("predict")))
+    def predict(self, X: SamplesLike) -> Array:
         """Predict class labels with `best_estimator_`.
 
         Parameters
@@ -309,8 +316,8 @@ class TopKSearchCV(
         check_is_fitted(self)
         return self.best_estimator_.predict(X)
 
-    @available_if(_best_estimator_has("predict_proba"))
-    def predict_proba(self, X):
+    @typed(available_if(_best_estimator_has("predict_proba")))
+    def predict_proba(self, X: SamplesLike) -> FloatArray:
         """Predict probabilities with `best_estimator_`.
 
         Parameters
@@ -325,8 +332,8 @@ class TopKSearchCV(
         check_is_fitted(self)
         return self.best_estimator_.predict_proba(X)
 
-    @available_if(_best_estimator_has("predict_log_proba"))
-    def predict_log_proba(self, X):
+    @typed(available_if(_best_estimator_has("predict_log_proba")))
+    def predict_log_proba(self, X: SamplesLike) -> FloatArray:
         """Predict logarithms of probabilities with `best_estimator_`.
 
         Parameters
@@ -341,8 +348,8 @@ class TopKSearchCV(
         check_is_fitted(self)
         return self.best_estimator_.predict_log_proba(X)
 
-    @available_if(_best_estimator_has("predict_proba"))
-    def predict_proba_path(self, X, top_ks):
+    @typed(available_if(_best_estimator_has("predict_proba")))
+    def predict_proba_path(self, X: SamplesLike, top_ks: ArrayLike) -> FloatArray:
         """Predict probabilities at several sparsity levels in one pass.
 
         Parameters
@@ -367,8 +374,8 @@ class TopKSearchCV(
         X = transform_for_last_step(self.best_estimator_, X)
         return classifier.predict_proba_path(X, top_ks)
 
-    @available_if(_best_estimator_has("decision_function"))
-    def decision_function(self, X):
+    @typed(available_if(_best_estimator_has("decision_function")))
+    def decision_function(self, X: SamplesLike) -> FloatArray:
         """Compute the logits with `best_estimator_`.
 
         Parameters
@@ -384,8 +391,8 @@ class TopKSearchCV(
         check_is_fitted(self)
         return self.best_estimator_.decision_function(X)
 
-    @available_if(_best_estimator_has("transform"))
-    def transform(self, X):
+    @typed(available_if(_best_estimator_has("transform")))
+    def transform(self, X: SamplesLike) -> sparse.csr_array | Any:
         """Compute the gate weights of the kept experts with `best_estimator_`.
 
         Parameters
@@ -400,8 +407,14 @@ class TopKSearchCV(
         check_is_fitted(self)
         return self.best_estimator_.transform(X)
 
-    @available_if(_best_estimator_has("score"))
-    def score(self, X, y, sample_weight=None, **params):
+    @typed(available_if(_best_estimator_has("score")))
+    def score(
+        self,
+        X: SamplesLike,
+        y: SamplesLike,
+        sample_weight: ArrayLike | None = None,
+        **params: Any,
+    ) -> float:
         """Score the predictions of `best_estimator_` with `scoring`.
 
         Parameters
@@ -427,7 +440,7 @@ class TopKSearchCV(
             params = process_routing(self, "score", **params).scorer.score
         return self._scorer()(self.best_estimator_, X, y, **params)
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRouter:
         """Describe what is passed to estimator, splitter and scorer; see scikit-learn's guide.
 
         Returns
@@ -443,17 +456,17 @@ class TopKSearchCV(
         return router.add(scorer=self._scorer(), method_mapping=to_score)
 
     @property
-    def classes_(self):
+    def classes_(self) -> Array:
         """Class labels of `best_estimator_`."""
         return self._of_best_estimator("classes_")
 
     @property
-    def n_features_in_(self):
+    def n_features_in_(self) -> int:
         """Number of features seen during `fit`, if `best_estimator_` has it."""
         return self._of_best_estimator("n_features_in_")
 
     @property
-    def feature_names_in_(self):
+    def feature_names_in_(self) -> Array:
         """Names of the features seen during `fit`, if `best_estimator_` has them."""
         return self._of_best_estimator("feature_names_in_")
 

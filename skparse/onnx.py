@@ -1,13 +1,18 @@
 """Fitted models as ONNX graphs, for runtimes without Python."""
 
 from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from . import SparseExpertClassifier
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 WORD = r"[\p{L}\p{N}_]"  # what \w is in Python; in RE2, which ONNX Runtime uses, \w is ASCII
 PATTERNS = {
@@ -22,7 +27,13 @@ PATTERNS = {
 NO_TOKEN = " "  # fills the rows of shorter texts
 
 
-def to_onnx(estimator, *, initial_types=None, locale="C.UTF-8", target_opset=None):
+def to_onnx(
+    estimator: BaseEstimator,
+    *,
+    initial_types: list[tuple[str, Any]] | None = None,
+    locale: str = "C.UTF-8",
+    target_opset: int | dict[str, int] | None = None,
+) -> "ModelProto":
     """Convert a fitted classifier, or a pipeline that ends in one, to an ONNX graph.
 
     The graph computes in float32. Its outputs are ``label`` and ``probabilities``: what `predict`

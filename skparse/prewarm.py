@@ -6,14 +6,16 @@ NUMBA_CACHE_DIR names. An image that has run this command starts with a filled c
 """
 
 import argparse
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy import sparse
 
 from . import SparseExpertClassifier
 
 
-def prewarm(dtypes=(np.float32, np.float64)):
+def prewarm(dtypes: Iterable[DTypeLike] = (np.float32, np.float64)) -> None:
     """Fit and predict small data of every kind, so that all kernels are compiled.
 
     Parameters
@@ -55,7 +57,7 @@ def _small_problems(dtype):
     yield dense.astype(dtype), np.arange(1100) % 3, {"n_experts": 3, "max_iter": 1}
 
 
-def main():
+def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m skparse.prewarm", description=prewarm.__doc__)
     parser.add_argument("--dtype", choices=["float32", "float64"], help="both, if left out")

@@ -23,8 +23,11 @@ LONGEST_BODY = 40
 
 
 def imports_of(path, *, inside_functions=True):
-    """Dotted names that a file imports; those of the package begin with "skparse"."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """Dotted names that a file imports; those of the package begin with "skparse".
+
+    What is imported for type checkers only, or from `_typing`, does not count.
+    """
+    tree = WithoutTypes().visit(ast.parse(path.read_text(encoding="utf-8")))
     package = ("skparse", *path.parent.relative_to(PACKAGE).parts)
     nodes = ast.walk(tree) if inside_functions else iter_module_level(tree)
     names = set()
@@ -36,6 +39,17 @@ def imports_of(path, *, inside_functions=True):
             parts = [*base, *([node.module] if node.module else [])]
             names.update(".".join([*parts, alias.name]) for alias in node.names)
     return names
+
+
+class WithoutTypes(ast.NodeTransformer):
+    """Removes what only type checkers read: ``if TYPE_CHECKING:``, and imports of types."""
+
+    def visit_If(self, node):
+        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if is_for_types else self.generic_visit(node)
+
+    def visit_ImportFrom(self, node):
+        return None if node.module == "_typing" else node
 
 
 def iter_module_level(node):
@@ -58,6 +72,10 @@ def files_importing(prefix, **options):
 def packages_of(name):
     """Top-level packages that a file of the package imports."""
     return {imported.split(".")[0] for imported in imports_of(PACKAGE / name)}
+
+
+def test_types_need_numpy_and_scipy_only():
+    assert packages_of("_typing.py") == {"collections", "typing", "numpy", "scipy"}
 
 
 def test_only_validation_validates_arrays():
@@ -149,7 +167,9 @@ def test_data_sets_import_nothing_else_of_the_package():
 def test_feature_extraction_imports_nothing_else_of_the_package():
     for path in (PACKAGE / "feature_extraction").glob("*.py"):
         own = {name for name in imports_of(path) if name.startswith("skparse")}
+        own -= {"skparse._documentation.DocumentedMixin"}
         assert all(name.startswith("skparse.feature_extraction.") for name in own)
+    assert packages_of("_documentation.py") == {"importlib"}
     assert files_importing("skparse.feature_extraction") <= {
         path.relative_to(PACKAGE).as_posix()
         for path in (PACKAGE / "feature_extraction").glob("*.py")
@@ -163,7 +183,7 @@ def test_extras_are_imported_where_they_are_used(extra):
 
 def test_messages_name_extras_that_exist():
     root = PACKAGE.parent
-    texts = [path.read_text(encoding="utf-8") for path in [*FILES, *root.glob("examples/*.py")]]
+    texts = [path.read_text(encoding="utf-8") for path in [*FILES, *root.glob("examples/**/*.py")]]
     named = {extra for text in texts for extra in re.findall(r"skparse\[(\w+)\]", text)}
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {"onnx", "plot", "optuna"} <= named <= set(project["optional-dependencies"])

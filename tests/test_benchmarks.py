@@ -169,9 +169,9 @@ def test_every_reading_and_peer_is_compared_with_our_default(harness):
 
 
 def test_page_holds_results_and_what_was_not_run(harness, results):
-    page = harness.report.build_page(results)
+    page = harness.report.build_data_sets_page(results)
     assert "| LinearSVC | 1.0000 |" in page
-    assert "### imdb\n\nNot run" in page
+    assert "## imdb\n\nNot run" in page
 
 
 def test_an_update_keeps_the_other_data_sets_with_their_conditions(harness, results, tmp_path):
@@ -193,7 +193,17 @@ def test_an_update_keeps_the_other_data_sets_with_their_conditions(harness, resu
     found["results"] += results["results"]
     page = harness.report.build_page(found)
     assert page.count("an abacus") == 1
-    assert "in their sections: banking77." in page
+    assert "under the conditions in [their sections](benchmarks_sets.md): banking77." in page
+
+
+def test_the_pages_and_their_pictures_are_those_of_the_results(harness, tmp_path):
+    docs = FOLDER.parents[1] / "docs"
+    harness.report.main(docs / "benchmarks.json", tmp_path / "benchmarks.md")
+    for name in ("benchmarks.md", "benchmarks_sets.md"):
+        assert (tmp_path / name).read_text() == (docs / name).read_text(), name
+    for name in ("benchmarks_accuracy.svg", "benchmarks_costs.svg"):
+        assert "<svg" in (tmp_path / name).read_text()
+        assert (docs / name).exists()
 
 
 def test_verdict_is_level_unless_the_interval_excludes_zero(harness):

@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 def test_the_translation_of_number_words_runs_and_prints_all_models():
     seed, n_steps = "0", "2"
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "plot_translate_number_words.py", seed, n_steps],
+        [sys.executable, EXAMPLES / "networks" / "plot_translate_number_words.py", seed, n_steps],
         capture_output=True, text=True, check=True, cwd=EXAMPLES.parent,
         env={**os.environ, "MPLBACKEND": "Agg"},
     )  # fmt: skip

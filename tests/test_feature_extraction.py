@@ -305,7 +305,7 @@ def test_the_example_runs_without_data_sets():
     project = Path(__file__).resolve().parents[1]
     environment = {name: value for name, value in os.environ.items() if name != "SKPARSE_DATA"}
     done = subprocess.run(
-        [sys.executable, project / "examples" / "plot_word_vectors.py"],
+        [sys.executable, project / "examples" / "tasks" / "plot_word_vectors.py"],
         cwd=project, capture_output=True, text=True, env={**environment, "MPLBACKEND": "Agg"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

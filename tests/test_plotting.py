@@ -78,6 +78,12 @@ def test_levels_can_be_given(fitted, held_out):
         SparsityPathDisplay.from_estimator(fitted, *held_out, top_ks=[9])
 
 
+def test_the_time_can_be_left_out(fitted, held_out):
+    display = SparsityPathDisplay.from_estimator(fitted, *held_out, n_repeats=1, show_time=False)
+    assert display.time_ax_ is None and len(display.microseconds) == len(display.top_ks)
+    assert display.plot().time_ax_ is not None
+
+
 def test_default_levels_end_with_the_largest_that_was_trained(documents):
     X, y = documents
     model = SparseExpertClassifier(12, top_k=6, random_state=0).fit(X[:300], y[:300])

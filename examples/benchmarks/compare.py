@@ -101,7 +101,7 @@ def main(arguments=None):
             bar.write(format_data_set(data, description, rows))
             write_json(results, options.json)  # after each set, as long runs may be interrupted
     if options.figure:
-        draw_figure(results, options.figure)
+        draw_figure(results, Path(options.figure))
     return results
 
 

@@ -31,12 +31,8 @@ def draw_figure(results, path):
     accurate. Its coordinates are means over the data sets where both ran, geometric means for
     ratios. A filled point has fixed parameters, a hollow one was tuned by cross-validation.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('a figure needs matplotlib: pip install "skparse[plot]"') from error
     series = relative_to_ours(results)
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = make_figure(10, 4.6)
     panels = figure.subplots(1, len(PANELS), sharey=True)
     for axes, (key, label) in zip(panels, PANELS, strict=True):
         draw_panel(axes, key, series)
@@ -45,7 +41,43 @@ def draw_figure(results, path):
     handles, labels = panels[0].get_legend_handles_labels()
     legend = {"loc": "outside lower center", "ncols": 5, "fontsize": 8, "frameon": False}
     figure.legend(handles, labels, **legend)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
+
+
+def draw_differences(rows, path):
+    """Draw a line per data set: ours minus a peer, with its interval; save them to `path`.
+
+    `rows` holds tuples of a label, the difference and the ends of its interval, in shares.
+    """
+    figure = make_figure(8, 0.8 + 0.3 * len(rows))
+    axes = figure.subplots()
+    axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    for place, (_, *interval) in enumerate(rows):
+        middle, low, high = (100 * end for end in interval)
+        colour = "tab:blue" if low > 0 else "tab:orange" if high < 0 else "0.5"
+        axes.plot([low, high], [place, place], color=colour)
+        axes.plot(middle, place, "o", color=colour)
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("score, ours minus that of the peer, points")
+    save(figure, path)
+
+
+def make_figure(width, height):
+    """Return a figure that needs no screen."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('a figure needs matplotlib: pip install "skparse[plot]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure, path):
+    """Save a figure; the same figure gives the same SVG."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "skparse"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def draw_panel(axes, key, series):

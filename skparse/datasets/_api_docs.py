@@ -10,6 +10,7 @@ from collections import defaultdict
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 import scipy
@@ -18,6 +19,7 @@ from sklearn.datasets import get_data_home
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
+from .._typing import Array, typed
 from ._docstrings import Docstring, module_tails, plain_description, read_docstrings
 
 _PACKAGES = ("numpy", "scipy", "sklearn")
@@ -49,15 +51,40 @@ too high for unseen modules. They are comparable between models.
 """
 
 
-@validate_params(
-    {
-        "data_home": [str, os.PathLike, None],
-        "min_samples_per_class": [Interval(Integral, 1, None, closed="left")],
-        "return_X_y": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+@overload
+def load_api_docs(
+    *,
+    data_home: str | os.PathLike[str] | None = None,
+    min_samples_per_class: int = 50,
+    return_X_y: Literal[False] = False,
+) -> Bunch: ...
+
+
+@overload
+def load_api_docs(
+    *,
+    data_home: str | os.PathLike[str] | None = None,
+    min_samples_per_class: int = 50,
+    return_X_y: Literal[True],
+) -> tuple[list[str], Array]: ...
+
+
+@typed(
+    validate_params(
+        {
+            "data_home": [str, os.PathLike, None],
+            "min_samples_per_class": [Interval(Integral, 1, None, closed="left")],
+            "return_X_y": ["boolean"],
+        },
+        prefer_skip_nested_validation=True,
+    )
 )
-def load_api_docs(*, data_home=None, min_samples_per_class=50, return_X_y=False):
+def load_api_docs(
+    *,
+    data_home: str | os.PathLike[str] | None = None,
+    min_samples_per_class: int = 50,
+    return_X_y: bool = False,
+) -> Bunch | tuple[list[str], Array]:
     """Load the API documentation of NumPy, SciPy and scikit-learn (classification).
 
     The texts are the docstrings of the functions, classes and methods of the three packages as

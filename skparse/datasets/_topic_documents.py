@@ -1,13 +1,16 @@
 """Synthetic documents with known topics, as sparse term counts."""
 
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.sparse import csr_array, csr_matrix, get_index_dtype
 from sklearn import get_config
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
+
+from .._typing import Array, RandomState, typed
 
 _TOKENS_AT_ONCE = 2**20  # bounds the memory of temporary arrays
 
@@ -37,36 +40,72 @@ class _TopicModel(NamedTuple):
     background_share: float
 
 
-@validate_params(
-    {
-        "n_samples": [Interval(Integral, 1, None, closed="left")],
-        "n_features": [Interval(Integral, 1, None, closed="left")],
-        "n_topics": [Interval(Integral, 1, None, closed="left")],
-        "n_classes": [Interval(Integral, 1, None, closed="left"), None],
-        "document_length": [Interval(Integral, 1, None, closed="left")],
-        "terms_per_topic": [Interval(Integral, 1, None, closed="left")],
-        "background_share": [Interval(Real, 0, 1, closed="both")],
-        "facet_share": [Interval(Real, 0, 1, closed="both")],
-        "dtype": "no_validation",  # checked in the body
-        "random_state": ["random_state"],
-        "return_X_y": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+@overload
+def make_topic_documents(
+    n_samples: int = 1000,
+    n_features: int = 2000,
+    n_topics: int = 20,
+    *,
+    n_classes: int | None = None,
+    document_length: int = 50,
+    terms_per_topic: int = 20,
+    background_share: float = 0.4,
+    facet_share: float = 0.5,
+    dtype: DTypeLike = np.float32,
+    random_state: RandomState = None,
+    return_X_y: Literal[False] = False,
+) -> Bunch: ...
+
+
+@overload
+def make_topic_documents(
+    n_samples: int = 1000,
+    n_features: int = 2000,
+    n_topics: int = 20,
+    *,
+    n_classes: int | None = None,
+    document_length: int = 50,
+    terms_per_topic: int = 20,
+    background_share: float = 0.4,
+    facet_share: float = 0.5,
+    dtype: DTypeLike = np.float32,
+    random_state: RandomState = None,
+    return_X_y: Literal[True],
+) -> tuple[csr_array | csr_matrix, Array]: ...
+
+
+@typed(
+    validate_params(
+        {
+            "n_samples": [Interval(Integral, 1, None, closed="left")],
+            "n_features": [Interval(Integral, 1, None, closed="left")],
+            "n_topics": [Interval(Integral, 1, None, closed="left")],
+            "n_classes": [Interval(Integral, 1, None, closed="left"), None],
+            "document_length": [Interval(Integral, 1, None, closed="left")],
+            "terms_per_topic": [Interval(Integral, 1, None, closed="left")],
+            "background_share": [Interval(Real, 0, 1, closed="both")],
+            "facet_share": [Interval(Real, 0, 1, closed="both")],
+            "dtype": "no_validation",  # checked in the body
+            "random_state": ["random_state"],
+            "return_X_y": ["boolean"],
+        },
+        prefer_skip_nested_validation=True,
+    )
 )
 def make_topic_documents(
-    n_samples=1000,
-    n_features=2000,
-    n_topics=20,
+    n_samples: int = 1000,
+    n_features: int = 2000,
+    n_topics: int = 20,
     *,
-    n_classes=None,
-    document_length=50,
-    terms_per_topic=20,
-    background_share=0.4,
-    facet_share=0.5,
-    dtype=np.float32,
-    random_state=None,
-    return_X_y=False,
-):
+    n_classes: int | None = None,
+    document_length: int = 50,
+    terms_per_topic: int = 20,
+    background_share: float = 0.4,
+    facet_share: float = 0.5,
+    dtype: DTypeLike = np.float32,
+    random_state: RandomState = None,
+    return_X_y: bool = False,
+) -> Bunch | tuple[csr_array | csr_matrix, Array]:
     """Draw documents with known topics, as sparse term counts (classification).
 
     Each document has one topic, and each topic belongs to one class. The terms of a topic come

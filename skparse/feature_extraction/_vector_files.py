@@ -7,13 +7,16 @@ import os
 import time
 import zipfile
 import zlib
+from collections.abc import Iterable
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from .._typing import Array, typed
 
 _BLOCK = 1 << 19  # bytes read at a time: large enough for speed, small beside the array
 _GROWTH = 1.5  # of the array while it is filled: its peak stays below twice its final size
@@ -31,37 +34,46 @@ class WordVectors(NamedTuple):
 
     Examples
     --------
+    >>> import numpy as np
     >>> from skparse.feature_extraction import WordVectors
-    >>> WordVectors(["red", "blue"], [[1.0, 0.0], [0.8, 0.6]])
+    >>> WordVectors(["red", "blue"], np.array([[1.0, 0.0], [0.8, 0.6]]))
     WordVectors(2 words)
     """
 
-    words: list  # str
-    vectors: np.ndarray  # (n_words, n_dimensions)
+    words: list[str]
+    vectors: Array  # (n_words, n_dimensions)
 
     def __sklearn_clone__(self):
         """Return self: searches clone their estimator for every fit."""
         return self
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Return a short description, as estimators show their parameters."""
         return f"WordVectors({len(self.words)} words)"
 
 
-@validate_params(
-    {
-        "path": [str, os.PathLike],
-        "vocabulary": ["array-like", set, frozenset, dict, None],
-        "limit": [Interval(Integral, 1, None, closed="left"), None],
-        "encoding": [str],
-        "decode_error": [StrOptions({"strict", "ignore", "replace"})],
-        "verbose": ["verbose"],
-    },
-    prefer_skip_nested_validation=True,
+@typed(
+    validate_params(
+        {
+            "path": [str, os.PathLike],
+            "vocabulary": ["array-like", set, frozenset, dict, None],
+            "limit": [Interval(Integral, 1, None, closed="left"), None],
+            "encoding": [str],
+            "decode_error": [StrOptions({"strict", "ignore", "replace"})],
+            "verbose": ["verbose"],
+        },
+        prefer_skip_nested_validation=True,
+    )
 )
 def load_word_vectors(
-    path, *, vocabulary=None, limit=None, encoding="utf-8", decode_error="strict", verbose=0
-):
+    path: str | os.PathLike[str],
+    *,
+    vocabulary: Iterable[str] | None = None,
+    limit: int | None = None,
+    encoding: str = "utf-8",
+    decode_error: Literal["strict", "ignore", "replace"] = "strict",
+    verbose: int = 0,
+) -> WordVectors:
     r"""Load pretrained word vectors from a file.
 
     The formats are those of GloVe, fastText and word2vec:

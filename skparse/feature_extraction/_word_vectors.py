@@ -1,9 +1,12 @@
 """Texts as weighted means of pretrained word vectors."""
 
 import os
+from collections.abc import Callable, Iterable
 from numbers import Integral
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -15,6 +18,8 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._documentation import DocumentedMixin
+from .._typing import FloatArray, typed
 from ._vector_files import load_word_vectors
 
 _ANALYSIS = (
@@ -24,7 +29,9 @@ _ANALYSIS = (
 _SIF_A = 1e-3  # of the paper; 1e-3 to 1e-4 are equally good there
 
 
-class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class WordVectorVectorizer(
+    DocumentedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Texts to dense vectors: the weighted mean of pretrained vectors of their words.
 
     Pretrained vectors help where few texts have labels: words that the training texts lack have
@@ -142,26 +149,26 @@ class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def __init__(
         self,
-        vectors,
+        vectors: str | os.PathLike[str] | tuple[Iterable[str], Any] | Any,
         *,
-        strip_accents=None,
-        lowercase=True,
-        preprocessor=None,
-        tokenizer=None,
-        stop_words=None,
-        token_pattern=r"(?u)\b\w\w+\b",
-        analyzer="word",
-        encoding="utf-8",
-        decode_error="strict",
-        vocabulary=None,
-        weighting="mean",
-        remove_components=0,
-        standardize=True,
-        norm="l2",
-        limit=None,
-        dtype=np.float32,
-        verbose=0,
-    ):
+        strip_accents: Literal["ascii", "unicode"] | Callable[[str], str] | None = None,
+        lowercase: bool = True,
+        preprocessor: Callable[[str], str] | None = None,
+        tokenizer: Callable[[str], Iterable[str]] | None = None,
+        stop_words: Literal["english"] | list[str] | None = None,
+        token_pattern: str | None = r"(?u)\b\w\w+\b",
+        analyzer: Literal["word", "char", "char_wb"] | Callable[[str], Iterable[str]] = "word",
+        encoding: str = "utf-8",
+        decode_error: Literal["strict", "ignore", "replace"] = "strict",
+        vocabulary: Iterable[str] | None = None,
+        weighting: Literal["mean", "idf", "sif"] = "mean",
+        remove_components: int = 0,
+        standardize: bool = True,
+        norm: Literal["l1", "l2", "max"] | None = "l2",
+        limit: int | None = None,
+        dtype: DTypeLike = np.float32,
+        verbose: int = 0,
+    ) -> None:
         self.vectors = vectors
         self.strip_accents = strip_accents
         self.lowercase = lowercase
@@ -181,7 +188,7 @@ class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.dtype = dtype
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X: Iterable[str], y: Any = None) -> Self:
         """Read the vectors; learn weights of words, components and the scale of columns.
 
         Parameters
@@ -206,8 +213,8 @@ class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.fit_transform(X)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None):
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    def fit_transform(self, X: Iterable[str], y: Any = None) -> FloatArray:
         """Fit, and return the vectors of the same texts.
 
         Parameters
@@ -248,7 +255,7 @@ class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             self.scaler_.fit(means[known] if known.any() else means)
         return self._scale(means, known)
 
-    def transform(self, X):
+    def transform(self, X: Iterable[str]) -> FloatArray:
         """Return the vectors of texts.
 
         Parameters
@@ -304,7 +311,7 @@ class WordVectorVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         )
 
     @property
-    def vocabulary_(self):
+    def vocabulary_(self) -> dict[str, int]:
         """The row of each word in `vectors_`."""
         return self._counter.vocabulary_
 

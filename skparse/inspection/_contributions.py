@@ -1,14 +1,24 @@
 """What the features of a sample contribute to the score of an expert or of a class."""
 
+from typing import Any, Literal
+
 import numpy as np
 from scipy import sparse
+from sklearn.base import BaseEstimator
 
+from .._typing import SamplesLike
 from ._subject import best_experts, find_best_classes, find_subject, prepare, router_scores
 
 ROWS = 1024  # of which all scores are held at a time
 
 
-def feature_contributions(estimator, X, *, of="expert", target=None):
+def feature_contributions(
+    estimator: BaseEstimator,
+    X: SamplesLike,
+    *,
+    of: Literal["expert", "class"] = "expert",
+    target: Any = None,
+) -> sparse.csr_array:
     """Compute what every feature of a sample adds to the score of an expert.
 
     The score of an expert, ``W1 x + b1`` before the ReLU, is a sum over the features. It

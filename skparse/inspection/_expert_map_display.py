@@ -1,14 +1,20 @@
 """Draw a map of experts: experts with similar features stand beside each other."""
 
 from math import ceil, sqrt
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
+from sklearn.base import BaseEstimator
 
+from .._typing import Array
 from ..plotting._drawing import choose_axes
 from ._features import _scaled_router, top_features
 from ._subject import find_subject
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class MapEntry(NamedTuple):
@@ -17,7 +23,7 @@ class MapEntry(NamedTuple):
     expert: int
     class_name: Any
     expert_load: int  # training samples that keep it
-    names: np.ndarray  # of its top features
+    names: Array  # of its top features
     row: int
     column: int
 
@@ -57,14 +63,21 @@ class ExpertMapDisplay:
     ['algebra', 'music']
     """
 
-    def __init__(self, entries, n_unshown=0):
+    def __init__(self, entries: list[MapEntry], n_unshown: int = 0) -> None:
         self.entries = entries
         self.n_unshown = n_unshown
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, feature_names=None, n_features=3, max_experts=30, ax=None, **kwargs
-    ):
+        cls,
+        estimator: BaseEstimator,
+        *,
+        feature_names: ArrayLike | None = None,
+        n_features: int = 3,
+        max_experts: int = 30,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw the experts of a fitted model.
 
         Parameters
@@ -101,7 +114,7 @@ class ExpertMapDisplay:
         ]
         return cls(entries, len(load) - len(experts)).plot(ax, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: "Axes | None" = None, **kwargs: Any) -> Self:
         """Draw the map.
 
         Parameters

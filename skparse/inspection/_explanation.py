@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
+from sklearn.base import BaseEstimator
 
+from .._typing import SamplesLike
 from ._contributions import ROWS, contributions_to
 from ._subject import best_experts, find_best_classes, find_subject, prepare, router_scores
 
@@ -59,15 +62,15 @@ class Explanation:
     probability: float
     runner_up: Any
     runner_up_probability: float
-    experts: tuple
-    features: tuple
-    rest: tuple
-    bias: tuple
-    scores: tuple
-    unknown: tuple
-    unconnected: tuple
+    experts: tuple[KeptExpert, ...]
+    features: tuple[FeatureContribution, ...]
+    rest: tuple[float, float]
+    bias: tuple[float, float]
+    scores: tuple[float, float]
+    unknown: tuple[str, ...]
+    unconnected: tuple[str, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         """Write the explanation as a table."""
         names = [str(feature.name) for feature in self.features]
         heads = [str(self.predicted)]
@@ -99,7 +102,13 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(estimator, X, *, feature_names=None, n_features=10):
+def explain(
+    estimator: BaseEstimator,
+    X: SamplesLike,
+    *,
+    feature_names: ArrayLike | None = None,
+    n_features: int = 10,
+) -> list[Explanation]:
     """Explain predictions.
 
     Parameters

@@ -1,12 +1,21 @@
 """Draw an explanation: the text with shaded words, and bars of the contributions."""
 
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+
+from .._typing import SamplesLike
 from ..plotting._drawing import BLUE, ORANGE, choose_axes
 from ._contributions import contributions_to
-from ._explanation import explain
+from ._explanation import Explanation, explain
 from ._subject import best_experts, find_best_classes, find_subject, prepare, router_scores
-from ._words import split_contributions
+from ._words import Word, split_contributions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Columns of a line of text, and lines that are shown at most.
 LINE_LENGTH, MAX_LINES = 76, 12
@@ -53,14 +62,21 @@ class ExplanationDisplay:
     ['Concerto', 'matrix']
     """
 
-    def __init__(self, explanation, words=()):
+    def __init__(self, explanation: Explanation, words: Sequence[Word] = ()) -> None:
         self.explanation = explanation
         self.words = words
 
     @classmethod
     def from_estimator(
-        cls, estimator, text, *, feature_names=None, n_features=10, ax=None, **kwargs
-    ):
+        cls,
+        estimator: BaseEstimator,
+        text: str | SamplesLike,
+        *,
+        feature_names: ArrayLike | None = None,
+        n_features: int = 10,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Explain the prediction of one sample, and draw it.
 
         Parameters
@@ -92,7 +108,7 @@ class ExplanationDisplay:
             words = split_contributions(subject.vectorizer, text, contributions)
         return cls(explanations[0], words).plot(ax, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: "Axes | None" = None, **kwargs: Any) -> Self:
         """Draw the text and the bars.
 
         Parameters

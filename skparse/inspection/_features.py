@@ -1,9 +1,12 @@
 """The features with the largest weights of experts and classes."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
 
+from .._typing import Array, FloatArray
 from ._subject import find_subject
 
 
@@ -23,16 +26,22 @@ class TopFeatures(NamedTuple):
 
     class_name: Any
     expert: int | None
-    names: np.ndarray
-    weights: np.ndarray
+    names: Array
+    weights: FloatArray
 
-    def __str__(self):
+    def __str__(self) -> str:
         """Write the names in a line."""
         expert = "" if self.expert is None else f" ({self.expert})"
         return f"{self.class_name}{expert}: {', '.join(map(str, self.names))}"
 
 
-def top_features(estimator, *, feature_names=None, n_features=10, by="expert"):
+def top_features(
+    estimator: BaseEstimator,
+    *,
+    feature_names: ArrayLike | None = None,
+    n_features: int = 10,
+    by: Literal["expert", "class"] = "expert",
+) -> list[TopFeatures]:
     """Find the features with the largest router weights.
 
     Parameters
@@ -94,7 +103,7 @@ def top_features(estimator, *, feature_names=None, n_features=10, by="expert"):
     ]
 
 
-def feature_importances(estimator):
+def feature_importances(estimator: BaseEstimator) -> FloatArray:
     """Measure the importance of every feature of a fitted classifier.
 
     It is the root mean square of the router weights of the feature, without what they have in

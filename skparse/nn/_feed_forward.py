@@ -1,5 +1,7 @@
 """A layer for networks of the user: a feed-forward block whose hidden units are experts."""
 
+from typing import Any, Literal, Self
+
 import torch
 from torch import nn
 
@@ -75,7 +77,7 @@ class SparseExpertFeedForward(nn.Module):
     ----------
     .. [1] G. Lample, A. Sablayrolles, M. Ranzato, L. Denoyer, H. Jégou (2019). Large memory layers
        with product keys. NeurIPS.
-    .. [2] X. O. He (2024). Mixture of a million experts. arXiv:2407.04153.
+    .. [2] Xu Owen He (2024). Mixture of a million experts. arXiv:2407.04153.
 
     Examples
     --------
@@ -93,18 +95,18 @@ class SparseExpertFeedForward(nn.Module):
 
     def __init__(
         self,
-        d_model,
-        n_experts,
-        top_k=32,
+        d_model: int,
+        n_experts: int,
+        top_k: int = 32,
         *,
-        d_out=None,
-        router="dense",
-        n_heads=1,
-        output_scale=True,
-        bias=True,
-        device=None,
-        dtype=None,
-    ):
+        d_out: int | None = None,
+        router: Literal["dense", "product"] = "dense",
+        n_heads: int = 1,
+        output_scale: bool = True,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if router not in ROUTERS:
             raise ValueError(f"router has to be one of {ROUTERS}, got {router!r}.")
@@ -127,16 +129,16 @@ class SparseExpertFeedForward(nn.Module):
         self._reset_outputs()  # `nn.Linear` has drawn the weights of the router
 
     @property
-    def top_k(self):
+    def top_k(self) -> int:
         """The sparsity level K."""
         return self._top_k
 
     @top_k.setter
-    def top_k(self, top_k):
+    def top_k(self, top_k: int) -> None:
         self._top_k = check_top_k(top_k, self.n_experts)
         self._list_candidates()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw all parameters anew, from the global generator as other modules do."""
         self.router.reset_parameters()
         self._reset_outputs()
@@ -151,7 +153,9 @@ class SparseExpertFeedForward(nn.Module):
             nn.init.zeros_(self.bias)
 
     @classmethod
-    def from_dense(cls, linear1, linear2, top_k=32, **options):
+    def from_dense(
+        cls, linear1: nn.Linear, linear2: nn.Linear, top_k: int = 32, **options: Any
+    ) -> Self:
         """Build a layer with the weights of a dense block, to be trained further.
 
         It does not compute what the block computes: its gate is another one, and it keeps K of
@@ -194,7 +198,7 @@ class SparseExpertFeedForward(nn.Module):
                 layer.bias.copy_(linear2.bias)
         return layer
 
-    def forward(self, x, top_k=None):
+    def forward(self, x: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
         """Compute the output.
 
         Parameters
@@ -218,7 +222,7 @@ class SparseExpertFeedForward(nn.Module):
             summed = summed + self.bias
         return summed.to(scores.dtype)  # what `nn.Linear` returns under autocast
 
-    def route(self, x, top_k=None):
+    def route(self, x: torch.Tensor, top_k: int | None = None) -> SparseActivation:
         """Choose the experts.
 
         Parameters
@@ -236,7 +240,7 @@ class SparseExpertFeedForward(nn.Module):
         return SparseActivation(*self._keep(self.router(x), self._choose_top_k(top_k)))
 
     @torch.no_grad()
-    def fold_scale_(self):
+    def fold_scale_(self) -> Self:
         """Multiply `expert_outputs` by the output scale, and remove it.
 
         The output stays the same, and a call has one step less.
@@ -250,7 +254,7 @@ class SparseExpertFeedForward(nn.Module):
             self.output_scale = None
         return self
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """Describe the layer in its printed form."""
         return (
             f"d_model={self.d_model}, n_experts={self.n_experts}, top_k={self.top_k}, "

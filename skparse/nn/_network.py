@@ -1,15 +1,21 @@
 """The sparse expert model as a PyTorch module, on sparse batches and on any device."""
 
 import copy
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ._gating import check_top_k, keep_top
 from ._weighted_rows import sum_weighted_rows
 from .functional import SparseActivation
+
+if TYPE_CHECKING:
+    from .. import SparseExpertClassifier
 
 DEFAULT_TOP_K = 8
 PATTERNS = "router_indptr", "router_indices", "output_indptr", "output_indices"
@@ -70,17 +76,17 @@ class SparseExpertNetwork(nn.Module):
 
     def __init__(
         self,
-        router_indptr,
-        router_indices,
-        n_experts,
-        output_indptr,
-        output_indices,
-        n_classes,
+        router_indptr: ArrayLike,
+        router_indices: ArrayLike,
+        n_experts: int,
+        output_indptr: ArrayLike,
+        output_indices: ArrayLike,
+        n_classes: int,
         *,
-        top_k=DEFAULT_TOP_K,
-        dtype=torch.float32,
-        device=None,
-    ):
+        top_k: int = DEFAULT_TOP_K,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
         super().__init__()
         patterns = router_indptr, router_indices, output_indptr, output_indices
         self._allocate(patterns, n_experts, n_classes, top_k, dtype, device)
@@ -107,15 +113,15 @@ class SparseExpertNetwork(nn.Module):
             setattr(self, name, nn.Parameter(zeros))
 
     @property
-    def top_k(self):
+    def top_k(self) -> int:
         """The sparsity level K."""
         return self._top_k
 
     @top_k.setter
-    def top_k(self, top_k):
+    def top_k(self, top_k: int) -> None:
         self._top_k = check_top_k(top_k)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw all parameters anew, from the global generator as other modules do.
 
         All experts start with a positive score, and with different outputs.
@@ -127,7 +133,7 @@ class SparseExpertNetwork(nn.Module):
         nn.init.uniform_(self.output_values, -1.0, 1.0)
         nn.init.zeros_(self.intercept)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """Describe the module in its printed form."""
         return (
             f"n_features={self.n_features}, n_experts={self.n_experts}, "
@@ -136,7 +142,9 @@ class SparseExpertNetwork(nn.Module):
         )
 
     @classmethod
-    def fully_connected(cls, n_features, n_experts, n_classes, **options):
+    def fully_connected(
+        cls, n_features: int, n_experts: int, n_classes: int, **options: Any
+    ) -> Self:
         """Build a new network in which every feature has every expert, and these all classes.
 
         Parameters
@@ -154,7 +162,13 @@ class SparseExpertNetwork(nn.Module):
         return cls(*router, n_experts, *outputs, n_classes, **options)
 
     @classmethod
-    def from_estimator(cls, classifier, *, dtype=None, device=None):
+    def from_estimator(
+        cls,
+        classifier: "SparseExpertClassifier",
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
         """Build the module of a fitted classifier, whose numbers are copied.
 
         Parameters
@@ -180,7 +194,7 @@ class SparseExpertNetwork(nn.Module):
         network.top_k = classifier.top_k
         return network if dtype is None else network.to(dtype)
 
-    def to_estimator(self, classifier):
+    def to_estimator(self, classifier: "SparseExpertClassifier") -> "SparseExpertClassifier":
         """Return the weights to a classifier.
 
         Parameters
@@ -225,7 +239,7 @@ class SparseExpertNetwork(nn.Module):
         return trained
 
     @classmethod
-    def from_model(cls, model, device=None):
+    def from_model(cls, model: Any, device: torch.device | str | None = None) -> Self:
         """Build the module of a model in arrays, whose numbers are copied.
 
         Parameters
@@ -260,7 +274,7 @@ class SparseExpertNetwork(nn.Module):
                 setattr(network, name, torch.tensor(extra, dtype=dtype, device=device))
         return network
 
-    def arrays(self):
+    def arrays(self) -> tuple[NDArray[Any], ...]:
         """Values of the parameters as numpy arrays on the CPU.
 
         Returns
@@ -270,7 +284,9 @@ class SparseExpertNetwork(nn.Module):
         """
         return tuple(value.detach().cpu().numpy() for value in self.parameters())
 
-    def router_scores(self, indptr, indices, data):
+    def router_scores(
+        self, indptr: torch.Tensor, indices: torch.Tensor, data: torch.Tensor
+    ) -> torch.Tensor:
         """Scores ``W1 x + b1`` before the ReLU, (n_samples, n_experts), of rows in CSR parts."""
         n_samples = len(indptr) - 1
         counts = torch.diff(indptr)
@@ -281,7 +297,7 @@ class SparseExpertNetwork(nn.Module):
         scores = products.new_zeros(n_samples * self.n_experts).index_add(0, places, products)
         return scores.view(n_samples, self.n_experts) + self.router_intercept
 
-    def logits(self, h, top_k):
+    def logits(self, h: torch.Tensor, top_k: int) -> torch.Tensor:
         """Logits from router scores ``h`` (n_samples, n_experts), (n_samples, n_classes)."""
         logits = self._weighted_outputs(*keep_top(h, top_k)) + self.intercept
         return self._temper(logits, top_k)
@@ -292,7 +308,7 @@ class SparseExpertNetwork(nn.Module):
             return logits
         return logits / self.temperatures[top_k - 1]
 
-    def logits_path(self, h, top_ks):
+    def logits_path(self, h: torch.Tensor, top_ks: Sequence[int]) -> torch.Tensor:
         """Logits at every K of an ascending list, (n_top_ks, n_samples, n_classes)."""
         experts, weights = keep_top(h, top_ks[-1])
         outputs = weights.new_zeros(len(h), self.n_classes)
@@ -318,7 +334,7 @@ class SparseExpertNetwork(nn.Module):
         summed = products.new_zeros(len(weights) * self.n_classes).index_add(0, places, products)
         return summed.view(len(weights), self.n_classes)
 
-    def forward(self, X, top_k=None):
+    def forward(self, X: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
         """Logits of a batch.
 
         Parameters
@@ -347,7 +363,7 @@ class SparseExpertNetwork(nn.Module):
             logits = torch.where(is_empty, self.prior_logits, logits)
         return logits.view(*h.shape[:-1], self.n_classes)
 
-    def route(self, X, top_k=None):
+    def route(self, X: torch.Tensor, top_k: int | None = None) -> SparseActivation:
         """Choose the experts.
 
         Parameters
@@ -384,13 +400,13 @@ class SparseExpertNetwork(nn.Module):
         X = X if X.layout == torch.sparse_csr else X.to_sparse_csr()
         return self.router_scores(X.crow_indices(), X.col_indices(), X.values())
 
-    def router_matrix(self):
+    def router_matrix(self) -> torch.Tensor:
         """W1 transposed as a dense tensor (n_features, n_experts)."""
         return _densify(
             self.router_indptr, self.router_indices, self.router_values, self.n_experts
         )
 
-    def output_matrix(self):
+    def output_matrix(self) -> torch.Tensor:
         """W transposed as a dense tensor (n_experts, n_classes)."""
         return _densify(
             self.output_indptr, self.output_indices, self.output_values, self.n_classes

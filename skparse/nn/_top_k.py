@@ -1,10 +1,15 @@
 """K in all layers of a model: set it, draw it during the training."""
 
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
 import torch
 
 from ._feed_forward import SparseExpertFeedForward
 from ._gating import check_top_k
 from ._network import SparseExpertNetwork
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def find_layers(model):
@@ -23,7 +28,7 @@ def find_layers(model):
     return layers
 
 
-def set_top_k(model, top_k):
+def set_top_k(model: Model, top_k: int) -> Model:
     """Set the sparsity level K of all layers of experts in a model.
 
     Parameters
@@ -105,7 +110,15 @@ class NestedTopK:
     ...     _ = optimizer.step()
     """
 
-    def __init__(self, model, n_steps, *, top_ks=None, start=0.6, seed=0):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        n_steps: int,
+        *,
+        top_ks: Sequence[int] | None = None,
+        start: float = 0.6,
+        seed: int = 0,
+    ) -> None:
         if n_steps < 1:
             raise ValueError(f"n_steps has to be at least 1, got {n_steps!r}.")
         if not 0 <= start <= 1:
@@ -117,7 +130,7 @@ class NestedTopK:
         self.n_steps_done = 0
         self._generator = torch.Generator().manual_seed(seed)
 
-    def step(self):
+    def step(self) -> int | None:
         """Choose the K of the next forward pass in training mode.
 
         Returns
@@ -135,11 +148,11 @@ class NestedTopK:
         self.n_steps_done += 1
         return top_k
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """State to go on from after an interruption: a dict of plain values and a tensor."""
         return {"n_steps_done": self.n_steps_done, "generator": self._generator.get_state()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.n_steps_done = state["n_steps_done"]
         self._generator.set_state(state["generator"])

@@ -1,9 +1,16 @@
 """Layers of experts in the transformers of PyTorch."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def replace_feed_forward(model, build):
+
+def replace_feed_forward(
+    model: Model, build: Callable[[nn.Linear, nn.Linear], nn.Module]
+) -> Model:
     """Replace the feed-forward blocks of the transformer layers in a model.
 
     `nn.TransformerEncoderLayer` has a fast path for predictions, which reads the weights of its

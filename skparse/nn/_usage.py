@@ -1,6 +1,8 @@
 """Count how often the experts of a model are kept."""
 
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -8,7 +10,7 @@ from ._top_k import find_layers
 
 
 @torch.no_grad()
-def expert_usage(model, batches):
+def expert_usage(model: torch.nn.Module, batches: Iterable[Any]) -> dict[str, torch.Tensor]:
     """Count how many inputs keep each expert, for every layer of experts in a model.
 
     The model runs in evaluation mode, and is then put back into the mode it had. Nothing is kept

@@ -24,7 +24,7 @@ class SparseActivation(NamedTuple):
     expert_indices: torch.Tensor
     expert_weights: torch.Tensor
 
-    def to_dense(self, n_experts):
+    def to_dense(self, n_experts: int) -> torch.Tensor:
         """Write the weights at their experts, zeros elsewhere; returns a tensor (..., n_experts).
 
         Parameters
@@ -36,7 +36,7 @@ class SparseActivation(NamedTuple):
         return zeros.scatter_add(-1, self.expert_indices, weights)
 
 
-def topk_softmax(scores, top_k):
+def topk_softmax(scores: torch.Tensor, top_k: int) -> SparseActivation:
     """Softmax over the K largest positive scores; all other entries are zero.
 
     With ``h = ReLU(scores)``, ``h_sparse`` is a softmax over the K largest entries of h that are

@@ -1,8 +1,15 @@
 """Plot the expert load: how many samples keep each expert."""
 
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from .._typing import Array
 from ._drawing import BLUE, choose_axes, find_classifier
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class ExpertUsageDisplay:
@@ -35,13 +42,20 @@ class ExpertUsageDisplay:
     ['a', 'b']
     """
 
-    def __init__(self, expert_load, experts, class_names):
+    def __init__(self, expert_load: Array, experts: Array, class_names: Array) -> None:
         self.expert_load = expert_load
         self.experts = experts
         self.class_names = class_names
 
     @classmethod
-    def from_estimator(cls, estimator, *, max_labels=40, ax=None, **kwargs):
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        *,
+        max_labels: int = 40,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Plot the load of the experts of a fitted model.
 
         Parameters
@@ -64,7 +78,7 @@ class ExpertUsageDisplay:
         )
         return display.plot(ax, max_labels=max_labels, **kwargs)
 
-    def plot(self, ax=None, *, max_labels=40, **kwargs):
+    def plot(self, ax: "Axes | None" = None, *, max_labels: int = 40, **kwargs: Any) -> Self:
         """Draw a bar per expert.
 
         Parameters

@@ -1,8 +1,16 @@
 """Plot the loss and the validation scores of the epochs of a fit."""
 
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from .._typing import Array
 from ._drawing import BLUE, ORANGE, choose_axes, find_classifier
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class LossCurveDisplay:
@@ -36,12 +44,18 @@ class LossCurveDisplay:
     2
     """
 
-    def __init__(self, loss_curve, validation_scores=None):
+    def __init__(
+        self,
+        loss_curve: Sequence[float] | Array,
+        validation_scores: Sequence[float] | Array | None = None,
+    ) -> None:
         self.loss_curve = loss_curve
         self.validation_scores = validation_scores
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **kwargs):
+    def from_estimator(
+        cls, estimator: BaseEstimator, *, ax: "Axes | None" = None, **kwargs: Any
+    ) -> Self:
         """Plot the loss curve of a fitted model.
 
         Parameters
@@ -60,7 +74,7 @@ class LossCurveDisplay:
         scores = getattr(classifier, "validation_scores_", None)
         return cls(classifier.loss_curve_, scores).plot(ax, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: "Axes | None" = None, **kwargs: Any) -> Self:
         """Draw the curve.
 
         Parameters

@@ -1,13 +1,20 @@
 """Score and cost against the sparsity level."""
 
+from collections.abc import Mapping
 from statistics import median
 from time import perf_counter
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from sklearn.base import clone
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, clone
 
 from .._top_k_choice import choose_level, compare_levels
+from .._typing import Array, SamplesLike
 from ._drawing import BLUE, ORANGE, choose_axes, find_classifier
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class SparsityPathDisplay:
@@ -62,15 +69,15 @@ class SparsityPathDisplay:
 
     def __init__(
         self,
-        top_ks,
-        scores,
-        std_errors,
+        top_ks: Array,
+        scores: Array,
+        std_errors: Array,
         *,
-        microseconds=None,
-        n_bytes=None,
-        top_k=None,
-        score_name="Score",
-    ):
+        microseconds: Array | None = None,
+        n_bytes: Array | None = None,
+        top_k: int | None = None,
+        score_name: str = "Score",
+    ) -> None:
         self.top_ks = top_ks
         self.scores = scores
         self.std_errors = std_errors
@@ -80,7 +87,18 @@ class SparsityPathDisplay:
         self.score_name = score_name
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, top_ks=None, n_repeats=5, ax=None, **kwargs):
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: SamplesLike,
+        y: ArrayLike,
+        *,
+        top_ks: ArrayLike | None = None,
+        n_repeats: int = 5,
+        show_time: bool = True,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Measure accuracy and time of a fitted model at several levels, and plot them.
 
         Parameters
@@ -96,10 +114,8 @@ class SparsityPathDisplay:
             Levels; by default the powers of two up to the largest that was trained, and it.
         n_repeats : int, default=5
             Predictions of all samples to take the median time of.
-        ax : matplotlib Axes, default=None
-            Axes to draw on.
-        **kwargs : dict
-            Passed to `matplotlib.axes.Axes.plot` for the line.
+        show_time, ax, **kwargs
+            As in `plot`.
 
         Returns
         -------
@@ -126,12 +142,20 @@ class SparsityPathDisplay:
             n_bytes=np.full(len(top_ks), classifier.model_size().n_bytes),
             top_k=int(min(classifier.top_k, largest)),
             score_name="Accuracy",
-        ).plot(ax, **kwargs)
+        ).plot(ax, show_time=show_time, **kwargs)
 
     @classmethod
     def from_cv_results(
-        cls, cv_results, *, top_k=None, metric="score", n_samples=None, ax=None, **kwargs
-    ):
+        cls,
+        cv_results: Mapping[str, Any] | Any,
+        *,
+        top_k: int | None = None,
+        metric: str = "score",
+        n_samples: int | None = None,
+        show_time: bool = True,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Plot the results of a search over `top_k`.
 
         Parameters
@@ -148,10 +172,8 @@ class SparsityPathDisplay:
         n_samples : int, default=None
             Samples scored per fold, to get microseconds per sample from `mean_score_time`; not
             needed for the results of `TopKSearchCV`.
-        ax : matplotlib Axes, default=None
-            Axes to draw on.
-        **kwargs : dict
-            Passed to `matplotlib.axes.Axes.plot` for the line.
+        show_time, ax, **kwargs
+            As in `plot`.
 
         Returns
         -------
@@ -190,15 +212,18 @@ class SparsityPathDisplay:
             n_bytes=n_bytes,
             top_k=top_k,
             score_name=f"Mean cross-validated {metric}",
-        ).plot(ax, **kwargs)
+        ).plot(ax, show_time=show_time, **kwargs)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: "Axes | None" = None, *, show_time: bool = True, **kwargs: Any) -> Self:
         """Draw the scores with their band, the time at the right, and mark the chosen level.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw on; a new figure if None.
+        show_time : bool, default=True
+            Whether to draw the microseconds per sample, where they are known. Of small data they
+            are the noise of the machine.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.plot` for the line.
 
@@ -226,7 +251,8 @@ class SparsityPathDisplay:
         ax.minorticks_off()
         ax.set(xlabel="top_k", ylabel=self.score_name)
         ax.set_ylim(self._score_limits())
-        self.time_ax_ = None if self.microseconds is None else self._plot_time(ax)
+        with_time = show_time and self.microseconds is not None
+        self.time_ax_ = self._plot_time(ax) if with_time else None
         if self.n_bytes is not None:
             ax.set_title(f"model: {_format_bytes(self.n_bytes)}", loc="right", fontsize="small")
         ax.legend(

@@ -4,17 +4,20 @@ A small HTTP service
 
 Serve a fitted pipeline with the standard library alone::
 
-    python examples/service.py model.joblib --port 8000
+    python examples/production/service.py model.joblib --port 8000
     curl -d '{"texts": ["Fit a line to points."]}' localhost:8000/predict
 
-Without a file it fits the docstrings of :func:`~skparse.datasets.load_api_docs`. One process with
-one model answers requests in threads. Predictions change nothing in the model, so threads can
-share it. Load only files that you trust.
+One process with one model answers requests in threads. Predictions change nothing in the model, so
+threads can share it. Load only files that you trust. Without a file, it fits docstrings, sends
+itself three of them, and stops.
 """
 
 import argparse
 import json
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from textwrap import fill
+from threading import Thread
 
 import joblib
 import numpy as np
@@ -98,6 +101,17 @@ def make_server(model, port=0, host="127.0.0.1"):
     return server
 
 
+def serve(path, port):
+    with make_server(joblib.load(path, mmap_mode="r"), port) as server:
+        print(f"POST texts to http://127.0.0.1:{server.server_port}/predict")
+        server.serve_forever()
+
+
+# %%
+# What it answers
+# ---------------
+
+
 def fit_model():
     docs = load_api_docs()
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
@@ -105,16 +119,44 @@ def fit_model():
     return model.fit(docs.data, docs.target_names[docs.target])
 
 
-def main():
+def post(port, texts):
+    """Send one request; returns the content of the answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=MAX_SECONDS)
+    connection.request("POST", "/predict", json.dumps({"texts": texts}))
+    content = json.loads(connection.getresponse().read())
+    connection.close()
+    return content
+
+
+def ask_itself():
+    import matplotlib.pyplot as plt
+
+    texts = [
+        "Fit a straight line to points and return its slope with a standard error.",
+        "Solve a sparse linear system.",
+        "Group points into clusters.",
+    ]
+    with make_server(fit_model()) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        content = post(server.server_port, texts)
+        server.shutdown()
+        thread.join()
+    print(json.dumps(content, indent=1))
+    figure, axes = plt.subplots(figsize=(7.5, 2.4), layout="constrained")
+    bars = axes.barh([fill(text, 30) for text in texts], content["probabilities"], color="#0072B2")
+    axes.bar_label(bars, content["labels"], padding=4)
+    axes.set(xlim=(0, 1.4), xticks=[0, 0.5, 1], xlabel="probability of the answer")
+    axes.invert_yaxis()
+    plt.show()
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("model", nargs="?", help="file that joblib.dump wrote")
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
-    model = joblib.load(arguments.model, mmap_mode="r") if arguments.model else fit_model()
-    with make_server(model, arguments.port) as server:
-        print(f"POST texts to http://127.0.0.1:{server.server_port}/predict")
-        server.serve_forever()
-
-
-if __name__ == "__main__":
-    main()
+    if arguments.model:
+        serve(arguments.model, arguments.port)
+    else:
+        ask_itself()

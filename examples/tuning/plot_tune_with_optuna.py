@@ -9,6 +9,7 @@ Tune with successive halving and with Optuna
 not be among the parameters that are searched.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 # HalvingGridSearchCV can be imported only after this.
@@ -24,7 +25,7 @@ docs = load_api_docs()
 text_train, text_test, y_train, y_test = train_test_split(
     docs.data, docs.target_names[docs.target], stratify=docs.target, random_state=0
 )
-vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, dtype=np.float32)
+vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32)
 X_train, X_test = vectorizer.fit_transform(text_train), vectorizer.transform(text_test)
 
 # %%
@@ -69,10 +70,27 @@ def cross_validate(trial):
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+sampler = optuna.samplers.TPESampler(n_startup_trials=5, seed=0)
+study = optuna.create_study(direction="maximize", sampler=sampler)
 study.optimize(cross_validate, n_trials=10)
 top_k = study.best_trial.user_attrs["top_k"]
 classifier = SparseExpertClassifier(top_k=32, random_state=0, **study.best_params)
 classifier.fit(X_train, y_train).set_params(top_k=top_k)
-print(f"Optuna: {study.best_params}, top_k={top_k}, log loss {-study.best_value:.3f}, "
+best = ", ".join(f"{name} = {value:.3g}" for name, value in study.best_params.items())
+print(f"Optuna: {best}, top_k = {top_k}, log loss {-study.best_value:.3f}, "
       f"accuracy {classifier.score(X_test, y_test):.3f}")  # fmt: skip
+
+# %%
+# The trials: few weights per expert cost most, and the number of experts matters little.
+
+trials = study.trials_dataframe()
+x, y = trials["params_n_experts"], trials["params_weight_density"]
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+points = axes.scatter(x, y, c=-trials["value"], s=80)
+for place, top_k in zip(zip(x, y, strict=True), trials["user_attrs_top_k"], strict=True):
+    axes.annotate(f"K = {top_k}", place, xytext=(7, -3), textcoords="offset points")
+axes.set(xscale="log", yscale="log", xlabel="n_experts", ylabel="weight_density")
+axes.set(xlim=(20, 320), xticks=[25, 50, 100, 200], xticklabels=[25, 50, 100, 200])
+axes.minorticks_off()
+figure.colorbar(points, label="log loss, cross-validated")
+plt.show()

@@ -17,6 +17,7 @@ from sklearn.datasets import fetch_20newsgroups
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from skparse import SparseExpertClassifier
+from skparse.inspection import top_features
 
 folder = Path(os.environ.get("SKPARSE_DATA", ""), "scikit_learn_data")
 options = {
@@ -42,12 +43,10 @@ for top_k in top_ks:
 # %%
 # The top terms of the experts
 # ----------------------------
-# A column of `router_coef_` holds the weights of the terms of an expert. A row of `expert_coef_`
-# holds its outputs for the classes.
+# Those with the largest router weights, for the four experts that most training texts keep.
 
 terms = vectorizer.get_feature_names_out()
-router = classifier.router_coef_.tocsc()
-top_class = classifier.classes_[classifier.expert_coef_.toarray().argmax(axis=1)]
+experts = top_features(classifier, feature_names=terms, n_features=8)
 busiest = np.argsort(-classifier.expert_load_, kind="stable")[:4]
 
 figure, axes = plt.subplots(1, 5, figsize=(13, 3.2), layout="constrained")
@@ -55,12 +54,9 @@ axes[0].plot(top_ks, accuracies, "o-")
 axes[0].set_xscale("log", base=2)
 axes[0].set(xticks=top_ks, xticklabels=top_ks, xlabel="top_k", ylabel="accuracy")
 axes[0].set(ylim=(0.6, 0.8), title="one fit")
-for expert, axis in zip(busiest, axes[1:], strict=True):
-    column = slice(router.indptr[expert], router.indptr[expert + 1])
-    weights, features = router.data[column], router.indices[column]
-    top = np.argsort(-weights, kind="stable")[:8]
-    print(f"expert {expert} ({top_class[expert]}): {', '.join(terms[features[top]])}")
-    axis.barh(terms[features[top]], weights[top])
+for number, axis in zip(busiest, axes[1:], strict=True):
+    print(experts[number])
+    axis.barh(experts[number].names, experts[number].weights)
     axis.invert_yaxis()
-    axis.set(title=top_class[expert], xlabel="router weight")
+    axis.set(title=experts[number].class_name, xlabel="router weight")
 figure.savefig("20newsgroups.png", dpi=150)
