@@ -204,8 +204,8 @@ def factor_penalty(mean_weight):
 def _log_losses(logits, intercept, classes, factors):
     """Log-loss of every row at every factor on the logits, (n_rows, n_factors).
 
-    ``logits`` is sparse; what it does not store is zero, and b2 ``intercept`` (n_classes,) is added
-    to all. ``classes`` (n_rows,) are the labels.
+    ``logits`` is sparse; what it does not store is zero. ``intercept`` (n_classes,) is b2, which
+    is added to all. ``classes`` (n_rows,) are the labels.
     """
     per_row = np.diff(logits.indptr)
     rows = np.repeat(np.arange(len(per_row)), per_row)

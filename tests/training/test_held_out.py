@@ -243,14 +243,15 @@ def test_samples_that_keep_no_expert_are_calibrated_with_the_others(with_empty_r
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_calibration_changes_nothing_but_the_two_factors(engine, trained):
+def test_calibration_changes_nothing_but_factors_and_temperatures(engine, trained):
     problem, draft = trained
     problem = replace(problem, engine=get_engine(engine, "cpu"))
     before = draft.model.copy()
     calibrated = calibrate(problem, draft)
     assert calibrated.scaling[:-2] == draft.scaling[:-2]
     assert calibrated.scaling != draft.scaling
-    unchanged = replace(calibrated, scaling=draft.scaling)
+    assert calibrated.temperatures.shape == (6,)
+    unchanged = replace(calibrated, scaling=draft.scaling, temperatures=None)
     assert all(getattr(unchanged, name) is part for name, part in vars(draft).items())
     for mine, copy in zip(draft.model.values(), before.values(), strict=True):
         assert_array_equal(mine, copy)
