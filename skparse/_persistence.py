@@ -75,7 +75,7 @@ def check_state(state):
     if "expert_load_" in state:
         is_right["expert_load_"] = np.shape(state["expert_load_"]) == (n_experts,)
     if "_score_scaling" in state:
-        is_right["_score_scaling"] = _are_finite(state["_score_scaling"], 6)
+        is_right["_score_scaling"] = _are_finite(state["_score_scaling"], 7)
     if "_exposure" in state:
         of_features, of_experts, total = state["_exposure"]
         is_right["_exposure"] = (

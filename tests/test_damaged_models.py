@@ -113,7 +113,7 @@ NAMED = {
     "level of a float": ("top_k_", lambda k: 1.5),
     "load": ("expert_load_", lambda a: a[:-1]),
     "scaling": ("_score_scaling", lambda a: a[:-1]),
-    "scaling not finite": ("_score_scaling", lambda a: [np.nan] * 6),
+    "scaling not finite": ("_score_scaling", lambda a: [np.nan] * 7),
     "no router": (ROUTER, lambda a: None),
 }
 

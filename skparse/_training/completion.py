@@ -13,7 +13,7 @@ def complete_model(problem, draft, model):
     """Turn a model in training into one for X as the user gave it, calibrated."""
     if draft.low_rank is not None:
         model = add_products(model, draft.low_rank)
-    model = multiply_scores(model, draft.scaling.score_factor, draft.scaling.output_factor)
+    model = multiply_scores(model, *draft.scaling.factors)
     if draft.data.relevance is not None:
         router = model.router
         values = router.data * np.repeat(draft.data.relevance, np.diff(router.indptr))

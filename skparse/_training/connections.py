@@ -78,7 +78,7 @@ def grow_connections(problem, draft):
         model = model_from_margins(draft, margins, bias)
     else:
         scaling = draft.scaling  # calibrated, which is undone
-        model = multiply_scores(draft.model, 1 / scaling.score_factor, 1 / scaling.output_factor)
+        model = multiply_scores(draft.model, *(1 / factor for factor in scaling.factors))
     old = model.router
     mass = expert_mass(data.X, data.sample_weight, data.sample_experts)
     mass = add_absences(mass, draft.exposure)

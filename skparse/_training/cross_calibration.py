@@ -59,11 +59,7 @@ def cross_calibrate(problem, draft):
         if best is not None and not fit.loss < best.loss:
             break
         best = fit
-    of_scores, of_outputs = best.factors
-    scaling = draft.scaling._replace(
-        score_factor=draft.scaling.score_factor * of_scores,
-        output_factor=draft.scaling.output_factor * of_outputs,
-    )
+    scaling = draft.scaling.calibrated(*best.factors)
     shift, temperatures = calibrate_levels(problem, folds, best)
     return replace(
         draft, alpha=best.alpha, scaling=scaling, shift=shift, temperatures=temperatures

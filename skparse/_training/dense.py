@@ -189,7 +189,7 @@ def resume_dense(problem, draft):
     """Continue with the experts of a fitted model, on new samples."""
     columns = standardise(problem.data.X, draft.columns.offset, draft.columns.factor)
     scaling = draft.scaling
-    model = multiply_scores(draft.model, 1 / scaling.score_factor, 1 / scaling.output_factor)
+    model = multiply_scores(draft.model, *(1 / factor for factor in scaling.factors))
     numbers = np.bincount(model.outputs.indices, minlength=model.outputs.shape[1])
     class_starts = np.concatenate([[0], np.cumsum(numbers)])
     experts = DenseExperts(class_starts, router_of_model(columns, model))

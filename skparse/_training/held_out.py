@@ -66,11 +66,8 @@ def calibrate(problem, draft):
     of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
     if losses[of_scores, of_outputs] == 0:  # the samples have no weight
         return draft
-    scaling, factors = draft.scaling, CALIBRATION_FACTORS
-    scaling = scaling._replace(
-        score_factor=float(scaling.score_factor * factors[of_scores]),
-        output_factor=float(scaling.output_factor * factors[of_outputs]),
-    )
+    factors = CALIBRATION_FACTORS
+    scaling = draft.scaling.calibrated(factors[of_scores], factors[of_outputs])
     codes, classes, weight = held_out_codes(problem, draft, model)
     factors = {"of_scores": scaling.score_factor, "of_outputs": scaling.output_factor}
     temperatures = choose_temperatures(
@@ -188,7 +185,8 @@ def measure_factors(codes, model, classes, weight, factors):
     for factor in of_scores:
         powers = with_values(codes, codes.data**factor)
         powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
-        losses.append(_log_losses(powers @ model.outputs, b2, classes, of_outputs))
+        own_b2 = min(1.0, factor) * b2  # see `ScoreScaling.calibrated`
+        losses.append(_log_losses(powers @ model.outputs, own_b2, classes, of_outputs))
     losses = np.array(losses)
     # einsum calls no BLAS
     misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses))

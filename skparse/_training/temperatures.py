@@ -72,7 +72,8 @@ def level_logits(codes, model, level, *, of_scores=1.0, of_outputs=1.0):
     kept = keep_largest(codes, level)
     kept.data **= of_scores
     kept.data /= np.repeat(kept.sum(axis=1), np.diff(kept.indptr))
-    return of_outputs * ((kept @ model.outputs).toarray() + model.intercept)
+    b2 = min(1.0, of_scores) * model.intercept  # see `ScoreScaling.calibrated`
+    return of_outputs * ((kept @ model.outputs).toarray() + b2)
 
 
 def keep_largest(codes, level):

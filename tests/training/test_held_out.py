@@ -248,7 +248,7 @@ def test_calibration_changes_nothing_but_factors_and_temperatures(engine, traine
     problem = replace(problem, engine=get_engine(engine, "cpu"))
     before = draft.model.copy()
     calibrated = calibrate(problem, draft)
-    assert calibrated.scaling[:-2] == draft.scaling[:-2]
+    assert calibrated.scaling[:-3] == draft.scaling[:-3]
     assert calibrated.scaling != draft.scaling
     assert calibrated.temperatures.shape == (6,)
     unchanged = replace(calibrated, scaling=draft.scaling, temperatures=None)
