@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
+from . import _stream_fit as streams
 from . import _validation as validation
 from ._compression import measure_change, prune, round_values
 from ._csr import with_values
@@ -51,7 +52,7 @@ MAX_LOSSES = 10_000  # that are kept: those of a stream would grow without end
 # Attributes that only some fits leave; they never outlive the fit they belong to.
 _OF_SOME_FITS = (
     "best_validation_score_", "compression_", "storage_dtype_", "validation_scores_",
-    "_exposure", "_columns",
+    "_exposure", "_columns", "_stream",
 )  # fmt: skip
 
 
@@ -184,6 +185,11 @@ class SparseExpertClassifier(
         Whether `transform` returns a sparse array, or else a dense one, which
         ``set_output(transform="pandas")`` needs.
 
+    stream_horizon : float, default=None
+        Sample weight after which a stream has forgotten most of what it has counted, for data
+        that change with time: at least 1. With None, nothing is forgotten. It has no effect on
+        `fit`, and on streams that do not begin with `partial_fit`.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -291,6 +297,7 @@ class SparseExpertClassifier(
         "engine": [StrOptions({"auto", "numba", "torch"})],
         "device": [str],
         "sparse_output": ["boolean"],
+        "stream_horizon": [Interval(Real, 1, None, closed="left"), None],
     }
 
     def __init__(
@@ -315,6 +322,7 @@ class SparseExpertClassifier(
         engine="auto",
         device="cpu",
         sparse_output=True,
+        stream_horizon=None,
     ):
         self.n_experts = n_experts
         self.top_k = top_k
@@ -335,6 +343,7 @@ class SparseExpertClassifier(
         self.engine = engine
         self.device = device
         self.sparse_output = sparse_output
+        self.stream_horizon = stream_horizon
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, X_val=None, y_val=None):
@@ -406,8 +415,12 @@ class SparseExpertClassifier(
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Learn from the next samples of a stream.
 
-        Each call visits its samples three times; features that were not seen before are
-        connected on the way.
+        Each sample is visited once, in its order, and what is learnt does not depend on how the
+        samples are cut into calls. A call takes time in proportion to the nonzeros of X. Some
+        samples are held out: by them, naive Bayes, the calibration and b2 are chosen.
+
+        A model that began with `fit`, or that has not one expert per class, visits the samples of
+        each call three times, and a call takes time in proportion to the size of the model.
 
         Parameters
         ----------
@@ -416,8 +429,9 @@ class SparseExpertClassifier(
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Their labels.
         classes : array-like of shape (n_classes,), default=None
-            All classes that can occur, needed in the first call. For multilabel targets,
-            ``arange(n_labels)``; may be left out.
+            All classes that can occur, needed in the first call. A later call may name further
+            classes beside all of those so far: they are added. Labels that are not among the
+            classes are refused. For multilabel targets, ``arange(n_labels)``; may be left out.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the samples.
 
@@ -437,7 +451,8 @@ class SparseExpertClassifier(
                 "the balance of the stream. Pass a dict of weights instead."
             )
         with unchanged_on_error(self):
-            first_call = not hasattr(self, "router_coef_")
+            first_call = "n_experts_" not in vars(self)
+            places = None if first_call else streams.find_new_classes(self, classes)
             if first_call and classes is None:
                 targets = y if sparse.issparse(y) else np.asarray(y)
                 _, found, is_multilabel = validation.check_targets(targets)
@@ -446,24 +461,35 @@ class SparseExpertClassifier(
             samples = validation.check_samples(
                 self, X, y, sample_weight, reset=first_call, classes=self.classes_
             )
-            data, known = self._start_training(samples, further=not first_call)
             if not first_call:
-                known |= {
-                    "earlier": self._earlier_exposure(),
-                    "loss_curve": tuple(self.loss_curve_),
-                    "expert_load": self.expert_load_,
-                }
-            options = resolve_options(self, data, samples, further=not first_call, in_stream=True)
-            engine = get_engine(self.engine, self.device)
-            random_state = check_random_state(self.random_state)
-            recipe = DENSE_FURTHER if options.dense else STREAM
-            draft = train(recipe, data, options, engine, random_state, **known)
-            n_forgotten = 0 if first_call else self.n_iter_ - len(self.loss_curve_)
-            self._record(draft, self._describe(draft.model, samples, options))
-            self.n_iter_ += n_forgotten
-            self._exposure = tuple(draft.exposure)
-            self.t_ = draft.exposure.total
+                self._check_same_classes(samples)
+            if streams.is_stream(self, samples, begins=first_call):
+                streams.learn_stream(self, samples, places, MAX_LOSSES)
+                return self
+            if places is not None:
+                streams.widen_model(self, places)
+            self._fit_further(samples, first_call)
         return self
+
+    def _fit_further(self, samples, first_call):
+        """Train a model that is no stream on the next samples."""
+        data, known = self._start_training(samples, further=not first_call)
+        if not first_call:
+            known |= {
+                "earlier": self._earlier_exposure(),
+                "loss_curve": tuple(self.loss_curve_),
+                "expert_load": self.expert_load_,
+            }
+        options = resolve_options(self, data, samples, further=not first_call, in_stream=True)
+        engine = get_engine(self.engine, self.device)
+        random_state = check_random_state(self.random_state)
+        recipe = DENSE_FURTHER if options.dense else STREAM
+        draft = train(recipe, data, options, engine, random_state, **known)
+        n_forgotten = 0 if first_call else self.n_iter_ - len(self.loss_curve_)
+        self._record(draft, self._describe(draft.model, samples, options))
+        self.n_iter_ += n_forgotten
+        self._exposure = tuple(draft.exposure)
+        self.t_ = draft.exposure.total
 
     def predict(self, X):
         """Predict class labels.
@@ -668,7 +694,7 @@ class SparseExpertClassifier(
         if dtype is not None:
             router = round_values(router, dtype)
         compressed = copy(self)
-        compressed.router_coef_ = router
+        compressed.router_coef_ = router  # it is no stream any more
         compressed.storage_dtype_ = dtype
         compressed.compression_ = Bunch(**measure_change(self, compressed, X))
         return compressed
@@ -677,13 +703,14 @@ class SparseExpertClassifier(
         """State for pickle and the like: compact arrays, stamped with the version."""
         from . import __version__
 
-        return pack_state(super().__getstate__(), __version__)
+        return pack_state(streams.pack(super().__getstate__()), __version__)
 
     def __setstate__(self, state):
         """Restore the state; warns if another version of skparse saved it."""
         from . import __version__
 
-        super().__setstate__(unpack_state(state, __version__, type(self).__name__))
+        name = type(self).__name__
+        super().__setstate__(unpack_state(state, __version__, name, streams.unpack))
         if "compression_" in vars(self):
             self.compression_ = Bunch(**self.compression_)
 
@@ -693,6 +720,12 @@ class SparseExpertClassifier(
         tags.input_tags.sparse = True
         tags.classifier_tags.multi_label = True
         return tags
+
+    def __getattr__(self, name):
+        """Build the router weights of a stream where they are asked for."""
+        if name == "router_coef_" and streams.continues_stream(self):
+            return streams.build_router(self)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def _n_features_out(self):
@@ -706,14 +739,18 @@ class SparseExpertClassifier(
 
     def _check_prediction(self, X):
         """Validate X; returns (X, predictor, K)."""
-        if not hasattr(self, "router_coef_"):  # a fitted estimator saves the time of the call
+        if "n_experts_" not in vars(self):  # a fitted estimator saves the time of the call
             check_is_fitted(self)
         X = validation.check_features(self, X)
         engine = get_engine(self.engine, self.device)
-        model, checked = self._model, vars(self).get(CHECKED_KEY)
+        if "_stream" in vars(self) and "router_coef_" not in vars(self):
+            X, model = streams.select_features(self, X)
+            checked = None
+        else:
+            model, checked = self._model, vars(self).get(CHECKED_KEY)
         # Arrays that a user has replaced could make a kernel leave their memory.
         if checked is None or any(a is not b for a, b in zip(model, checked, strict=True)):
-            model.check(self.n_features_in_, len(self.classes_))
+            model.check(X.shape[1], len(self.classes_))
             vars(self)[CHECKED_KEY] = list(model)
         if self.n_experts_ == 2:
             model = densify_two_experts(X, model)
