@@ -115,7 +115,8 @@ class SparseExpertClassifier(
         to the mean squared norm of the samples. Noisy labels need a strong one. With "auto" up
         to 15 classes get a mixture of penalties from 0.3 to 27, whose weights cross-fitting
         chooses. For more classes 1, 3 or 9 is chosen by the log-loss of held-out samples; it
-        is 1 for fewer than 2,048 samples, for multilabel targets and for a stream.
+        is 1 for fewer than 2,048 samples and for multilabel targets. A stream estimates it
+        from the share of wrong labels.
 
         For dense X it is relative to the root mean squared norm of the standardised samples,
         sqrt(n_features), and "auto" chooses 0.2, 0.05 or 0.0125.
@@ -222,15 +223,17 @@ class SparseExpertClassifier(
 
     expert_load_ : ndarray of shape (n_experts,) of int
         Number of training samples that keep each expert at K = `top_k_` (for `partial_fit`:
-        of the samples of all calls, each counted with the model of its time). Experts that
-        none keeps have no router weights after `fit`, unless ``warm_start=True``.
+        of the samples of all calls, each counted before it is learnt). Experts that none keeps
+        have no router weights after `fit`, unless ``warm_start=True``.
 
     n_iter_ : int
         Number of epochs that ran.
 
     loss_curve_ : list of float
         Mean cross-entropy of each epoch over the sparsity levels it drew; of dense X, that of
-        the gate weights of the experts of a class. At most the last 10,000 epochs of a stream.
+        the gate weights of the experts of a class. Of a stream, the mean squared hinge loss of
+        each call, summed over the experts, before its samples are learnt: at most the last
+        10,000.
 
     validation_scores_ : list of float
         Accuracy (multilabel: subset accuracy) on the validation set after each epoch. Only

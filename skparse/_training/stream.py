@@ -14,6 +14,7 @@ from .._engines.arguments import (
     AGREEMENT,
     CONTRADICTION,
     LOSS,
+    MAGNITUDE,
     N_FACTS,
     N_TOTALS,
     NONZEROS,
@@ -267,15 +268,16 @@ def scale_rows(state, X, sample_weight):
 def find_slots(state, X):
     """Find the row of the tables of each nonzero, (nnz,) of int32; new features get new rows."""
     slots = state.slots[X.indices]
-    new = np.unique(X.indices[slots < 0])
-    if len(new):
+    is_new = slots < 0
+    if is_new.any():
+        new = np.unique(X.indices[is_new])
         first, last = state.n_slots, state.n_slots + len(new)
         if last > len(state.features):
             grow_tables(state, last)
         state.features[first:last] = new
         state.slots[new] = np.arange(first, last)
         state.n_slots = last
-        slots = state.slots[X.indices]
+        slots[is_new] = state.slots[X.indices[is_new]]
     return slots
 
 
@@ -323,14 +325,16 @@ def add_classes(state, places, n_classes):
 
 def check_finite(state, undo):
     """Raise ValueError if what has been learnt of features since ``undo`` is not finite."""
-    slots = np.concatenate([undo.slots, np.arange(undo.before.n_slots, state.n_slots)])
-    tables, experts = state.tables, state.experts
-    weights = tables.weights[slots]
+    weights = state.tables.weights
     limit = float(np.finfo(weights.dtype).max) / 1e6
     factor = state.scaling.scale * state.scaling.score_factor / (state.unit or 1.0)
-    largest = float(np.abs(weights).max(initial=0)) * max(factor, 1.0)
-    arrays = tables.facts[slots], tables.mass[slots], experts.bias, experts.load, state.totals
-    if not (largest <= limit and all(np.isfinite(array).all() for array in arrays)):
+    largest = max(
+        float(np.abs(part).max(initial=0))
+        for part in (weights[undo.slots], weights[undo.before.n_slots : state.n_slots])
+    )
+    # The mass of a feature is at most the magnitude of all.
+    is_small = largest * max(factor, 1.0) <= limit and state.totals[MAGNITUDE] <= 1e6 * limit
+    if not (is_small and np.isfinite(state.totals).all()):
         raise ValueError(out_of_range(weights.dtype))
 
 
