@@ -382,11 +382,8 @@ def stream_epoch(X, rows, tables, experts, totals, options):
             against += max(margin, 0) ** 2 * (sign < 0)
             begun = first_seen[e] / now
             share = 1 - begun if begun > 0.5 else 1.0
-            steps = {
-                j: relevant[j] * (1 + share * facts[j, 0]) ** -options.step_power
-                for j, _ in entries
-            }
-            of_bias = constant * (1 + share * totals[5]) ** -options.step_power
+            steps = {j: relevant[j] * (1 + share * facts[j, 0]) ** -0.75 for j, _ in entries}
+            of_bias = constant * (1 + share * totals[5]) ** -0.75
             norm = of_bias + sum(steps[j] * x for j, x in entries)
             step = sign * weight * gap / (weight * norm + ridge)
             bias[e] += of_bias * step

@@ -19,7 +19,7 @@ from skparse._engines.torch_engine import TorchEngine
 
 ENGINES = {"numba": numba_engine, "torch": TorchEngine("cpu")}
 OPTIONS = StreamOptions(
-    top_k=2, shift=1.0, alpha=0.0, forgetting=0.0, step_power=0.75, ridge=0.2,
+    top_k=2, shift=1.0, alpha=0.0, forgetting=0.0, ridge=0.2,
     ridge_per_error=8.0, error_window=20.0, relevance_smoothing=12.0, relevance_floor=0.1,
     relevance_power=0.35, relevance_growth=1.25,
 )  # fmt: skip
@@ -27,7 +27,7 @@ CASES = {
     "plain": {},
     "given penalty": {"alpha": 3.0},
     "forgetting": {"forgetting": 0.05},
-    "all experts kept": {"top_k": 9},
+    "all experts kept": {"top_k": 4},
 }
 
 

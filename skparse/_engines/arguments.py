@@ -159,11 +159,10 @@ class StreamRows(NamedTuple):
 class StreamOptions(NamedTuple):
     """How a stream takes its steps."""
 
-    top_k: int  # that counts which experts a row keeps
+    top_k: int  # at most the number of experts: that counts which of them a row keeps
     shift: float  # an expert can be kept where its margin is above -shift
     alpha: float  # strength of the penalty; 0 to estimate it from the stream
     forgetting: float  # share of what has been seen that is forgotten per unit of weight
-    step_power: float  # the step of a feature falls with this power of its squares
     ridge: float  # of a step, per unit of alpha
     ridge_per_error: float  # of a step, per share of wrong labels
     error_window: float  # rows over which this share is averaged

@@ -50,7 +50,7 @@ def stream_epoch(X, rows, tables, experts, totals, options):
         begun = experts.first_seen / totals[WEIGHT]
         shares = np.where(begun > LATE_SHARE, 1 - begun, 1)
         squares = np.append(tables.facts[slots, SQUARES], totals[BIAS_SQUARE])
-        factors = (1 + np.multiply.outer(squares, shares)) ** -options.step_power
+        factors = (1 + np.multiply.outer(squares, shares)) ** -0.75
         steps = np.append(relevant, constant)[:, None] * factors  # (n_features + 1, n_experts)
         norms = np.append(x, 1) @ steps
         steps *= weight * gaps / (weight * norms + ridge)

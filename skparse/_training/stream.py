@@ -37,7 +37,6 @@ from .scales import MAX_ROW_SQUARE, weighted_quantile
 from .scores import ScoreScaling, out_of_range
 
 # Chosen by held-out accuracy on training parts; docs/design/streams.md has the record.
-STEP_POWER = 0.75  # the step of a feature falls with this power of the sum of its squares
 RIDGE = 0.2  # of a step, per unit of alpha
 RIDGE_PER_ERROR = 8.0  # of a step, per share of wrong labels
 ERROR_WINDOW = 2000  # rows over which this share is averaged
@@ -197,11 +196,10 @@ def learn(state, X, labels, sample_weight, options, engine, *, horizon=np.inf, u
 def step_options(state, options, alpha, horizon):
     """Return the `StreamOptions` of a call."""
     return StreamOptions(
-        top_k=options.largest_top_k,
+        top_k=min(options.largest_top_k, len(state.experts.bias)),
         shift=float(state.scaling.shift),
         alpha=alpha,
         forgetting=1.0 / horizon,
-        step_power=STEP_POWER,
         ridge=RIDGE,
         ridge_per_error=RIDGE_PER_ERROR,
         error_window=float(ERROR_WINDOW),

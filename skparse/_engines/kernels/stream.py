@@ -30,6 +30,13 @@ from .options import EVERY_ROW, HELPER, kernel
 _AHEAD = 16  # nonzeros between the prefetch of the weights of a feature and their use
 
 
+@njit(**EVERY_ROW)
+def _shorten(squares):
+    """Factor on the step of a feature: (1 + squares) to the power of -0.75."""
+    root = np.sqrt(1.0 + squares)
+    return 1.0 / (root * np.sqrt(root))
+
+
 @njit(**HELPER)
 def _measure_relevance(mass, load, entropy, smoothing, floor, power):
     """Square of the relevance of a feature with so much ``mass`` (n_experts,).
@@ -82,22 +89,20 @@ def _add_row(x_data, start, stop, totals, load, first_seen, targets, weight, for
         totals[ENTROPY_AT] = 1.02 * totals[WEIGHT]
 
 
-@njit(**HELPER)
-def _count_kept(margins, top_k, shift, n_kept, is_kept):
+@njit(**EVERY_ROW)
+def _count_kept(margins, top_k, shift, n_kept, best):
     """Count the experts that a row keeps: those of the largest margins above -shift."""
-    n_experts = margins.shape[0]
-    for e in range(n_experts):
-        is_kept[e] = top_k >= n_experts and margins[e] > -shift
-    for _ in range(0 if top_k >= n_experts else top_k):
-        best = -1
-        for e in range(n_experts):
-            if not is_kept[e] and margins[e] > -shift and (best < 0 or margins[e] > margins[best]):
-                best = e
-        if best < 0:
-            break
-        is_kept[best] = True
-    for e in range(n_experts):
-        n_kept[e] += is_kept[e]
+    n_best = 0
+    for e in range(margins.shape[0]):
+        if margins[e] > -shift and (n_best < top_k or margins[e] > margins[best[n_best - 1]]):
+            place = min(n_best, top_k - 1)
+            n_best = place + 1
+            while place > 0 and margins[best[place - 1]] < margins[e]:
+                best[place] = best[place - 1]
+                place -= 1
+            best[place] = e
+    for q in range(n_best):
+        n_kept[best[q]] += 1
 
 
 @njit(**EVERY_ROW)
@@ -144,21 +149,19 @@ def _add_features(
 
 
 @njit(**EVERY_ROW)
-def _measure_steps(
-    x_indices, x_data, start, stop, weight, facts, totals, square, step_power, steps
-):
+def _measure_steps(x_indices, x_data, start, stop, weight, facts, totals, square, steps):
     """Write the step of each feature of a row; returns (step of the bias, norm of all steps)."""
     totals[SQUARE] += weight * square
     per_square = totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
     constant = min(totals[SEEN] / max(totals[NONZEROS], 1e-300), 1.0)
     totals[BIAS_SQUARE] += weight * constant
-    bias_step = constant * (1.0 + totals[BIAS_SQUARE]) ** -step_power
+    bias_step = constant * _shorten(totals[BIAS_SQUARE])
     norm = bias_step
     for t in range(start, stop):
         fact, x = facts[x_indices[t]], x_data[t]
         relevant = fact[RELEVANCE] * per_square * x
         fact[SQUARES] += weight * relevant * x
-        steps[t - start] = relevant * (1.0 + fact[SQUARES]) ** -step_power
+        steps[t - start] = relevant * _shorten(fact[SQUARES])
         norm += steps[t - start] * x
     return bias_step, norm
 
@@ -205,38 +208,36 @@ def _find_gaps(margins, targets, gaps):
 @njit(**HELPER)
 def _step_late(
     e, x_indices, x_data, start, stop, weight, ridge, gap, weights, facts, bias, totals, begun,
-    step_power,
 ):  # fmt: skip
     """Step of an expert that was first seen late, as if the stream had begun then."""
     per_square = totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
     share, kind = 1.0 - begun / totals[WEIGHT], weights.dtype.type
     constant = min(totals[SEEN] / max(totals[NONZEROS], 1e-300), 1.0)
-    bias_step = constant * (1.0 + share * totals[BIAS_SQUARE]) ** -step_power
+    bias_step = constant * _shorten(share * totals[BIAS_SQUARE])
     norm = bias_step
     for t in range(start, stop):
         fact, x = facts[x_indices[t]], x_data[t]
         relevant = fact[RELEVANCE] * per_square * x
-        norm += relevant * x * (1.0 + share * fact[SQUARES]) ** -step_power
+        norm += relevant * x * _shorten(share * fact[SQUARES])
     step = weight * gap / (weight * norm + ridge)
     bias[e] += kind(bias_step * step)
     for t in range(start, stop):
         slot = x_indices[t]
         relevant = facts[slot, RELEVANCE] * per_square * x_data[t]
-        relevant *= (1.0 + share * facts[slot, SQUARES]) ** -step_power
+        relevant *= _shorten(share * facts[slot, SQUARES])
         weights[slot, e] += kind(relevant * step)
 
 
 @njit(**HELPER)
 def _take_late_steps(
     x_indices, x_data, start, stop, weight, ridge, gaps, weights, facts, bias, totals, first_seen,
-    step_power,
 ):  # fmt: skip
     """Take the steps of the experts that were first seen late; their gaps become zero."""
     for e in range(gaps.shape[0]):
         if first_seen[e] > LATE_SHARE * totals[WEIGHT] and gaps[e] != 0:
             _step_late(
                 e, x_indices, x_data, start, stop, weight, ridge, float(gaps[e]), weights, facts,
-                bias, totals, first_seen[e], step_power,
+                bias, totals, first_seen[e],
             )  # fmt: skip
             gaps[e] = 0
 
@@ -263,13 +264,13 @@ def stream_epoch(X, rows, tables, experts, totals, options):
     sample_weight, (target_indptr, target_experts) = rows
     (weights, mass, facts), (bias, load, first_seen, n_kept) = tables, experts
     (
-        top_k, shift, alpha, forgetting, power, least_ridge, ridge_per_error, window, smoothing,
+        top_k, shift, alpha, forgetting, least_ridge, ridge_per_error, window, smoothing,
         floor, relevance_power, growth,
     ) = options  # fmt: skip
     n_experts, longest, kind = bias.shape[0], 1, weights.dtype.type
     for i in range(x_indptr.shape[0] - 1):
         longest = max(longest, x_indptr[i + 1] - x_indptr[i])
-    margins, is_kept = np.empty(n_experts, weights.dtype), np.empty(n_experts, np.bool_)
+    margins, best = np.empty(n_experts, weights.dtype), np.empty(top_k, np.int64)
     gaps, steps = np.empty(n_experts, weights.dtype), np.empty(longest)
     for i in range(x_indptr.shape[0] - 1):
         start, stop, weight = x_indptr[i], x_indptr[i + 1], float(sample_weight[i])
@@ -281,15 +282,15 @@ def stream_epoch(X, rows, tables, experts, totals, options):
             margins, forgetting, smoothing, floor, relevance_power, growth,
         )  # fmt: skip
         bias_step, norm = _measure_steps(
-            x_indices, x_data, start, stop, weight, facts, totals, square, power, steps
+            x_indices, x_data, start, stop, weight, facts, totals, square, steps
         )
         ridge = _find_ridge(alpha, least_ridge, ridge_per_error, totals)
-        _count_kept(margins, top_k, shift, n_kept, is_kept)
+        _count_kept(margins, top_k, shift, n_kept, best)
         _measure_errors(margins, targets, weight, window, totals)
         _find_gaps(margins, targets, gaps)
         _take_late_steps(
             x_indices, x_data, start, stop, weight, ridge, gaps, weights, facts, bias, totals,
-            first_seen, power,
+            first_seen,
         )  # fmt: skip
         for e in range(n_experts):
             gaps[e] *= kind(weight / (weight * norm + ridge))
