@@ -697,7 +697,8 @@ class SparseExpertClassifier(
         if dtype is not None:
             router = round_values(router, dtype)
         compressed = copy(self)
-        compressed.router_coef_ = router  # it is no stream any more
+        vars(compressed).pop("_stream", None)  # which would learn on without the compression
+        compressed.router_coef_ = router
         compressed.storage_dtype_ = dtype
         compressed.compression_ = Bunch(**measure_change(self, compressed, X))
         return compressed

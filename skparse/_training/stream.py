@@ -119,7 +119,7 @@ class Undo:
 
     def keep(self, indices):
         """Keep what the state has learnt of features, before more is learnt of them."""
-        slots = self.state.slots[indices]
+        slots = self.state.slots.take(indices)
         self.new, slots = indices[slots < 0], slots[slots >= 0]
         if len(slots) < self.state.n_slots // 8:
             self.slots = np.unique(slots)
@@ -128,7 +128,7 @@ class Undo:
             is_used[slots] = True
             self.slots = np.flatnonzero(is_used)
         if self.state.tables is self.before.tables:  # otherwise the old ones do not change
-            self.rows = [array[self.slots] for array in self.before.tables]
+            self.rows = [array.take(self.slots, axis=0) for array in self.before.tables]
 
     def restore(self):
         """Restore the state."""
@@ -265,7 +265,7 @@ def scale_rows(state, X, sample_weight):
 
 def find_slots(state, X):
     """Find the row of the tables of each nonzero, (nnz,) of int32; new features get new rows."""
-    slots = state.slots[X.indices]
+    slots = state.slots.take(X.indices)
     is_new = slots < 0
     if is_new.any():
         new = np.unique(X.indices[is_new])
@@ -275,7 +275,7 @@ def find_slots(state, X):
         state.features[first:last] = new
         state.slots[new] = np.arange(first, last)
         state.n_slots = last
-        slots[is_new] = state.slots[X.indices[is_new]]
+        slots[is_new] = state.slots.take(X.indices[is_new])
     return slots
 
 
@@ -326,10 +326,9 @@ def check_finite(state, undo):
     weights = state.tables.weights
     limit = float(np.finfo(weights.dtype).max) / 1e6
     factor = state.scaling.scale * state.scaling.score_factor / (state.unit or 1.0)
-    largest = max(
-        float(np.abs(part).max(initial=0))
-        for part in (weights[undo.slots], weights[undo.before.n_slots : state.n_slots])
-    )
+    old = weights.take(undo.slots, axis=0)
+    parts = old, weights[undo.before.n_slots : state.n_slots]
+    largest = max(float(np.abs(part).max(initial=0)) for part in parts)
     # The mass of a feature is at most the magnitude of all.
     is_small = largest * max(factor, 1.0) <= limit and state.totals[MAGNITUDE] <= 1e6 * limit
     if not (is_small and np.isfinite(state.totals).all()):
@@ -344,9 +343,9 @@ def measure_margins(state, slots, prior_strength):
     those of their magnitude: vectorizers that hash give half of the features negative values.
     """
     tables, kind = state.tables, state.tables.weights.dtype.type
-    margins = tables.weights[slots]
+    margins = tables.weights.take(slots, axis=0)
     if prior_strength > 0:
-        mass = tables.mass[slots]
+        mass = tables.mass.take(slots, axis=0)
         signs = tables.facts[slots, SIGN]
         mass[signs == 2] = 0
         load = state.experts.load + 1
