@@ -455,7 +455,7 @@ class SparseExpertClassifier(
             )
         with unchanged_on_error(self):
             first_call = "n_experts_" not in vars(self)
-            places = None if first_call else streams.find_new_classes(self, classes)
+            places = None if first_call else streams.widen_classes(self, classes)
             if first_call and classes is None:
                 targets = y if sparse.issparse(y) else np.asarray(y)
                 _, found, is_multilabel = validation.check_targets(targets)

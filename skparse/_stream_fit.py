@@ -42,8 +42,11 @@ def continues_stream(estimator):
     return KEY in vars(estimator) and "router_coef_" not in vars(estimator)
 
 
-def find_new_classes(estimator, classes):
-    """Return where the classes so far are among ``classes``, if these are more; otherwise None."""
+def widen_classes(estimator, classes):
+    """Add the classes of a later call to `classes_`, if all old ones are among them.
+
+    Returns where the old ones are among all, or None if there are no new ones.
+    """
     known, multilabel = estimator.classes_, estimator._multilabel
     if classes is None or multilabel:
         return None
