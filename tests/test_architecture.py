@@ -131,7 +131,8 @@ def test_pytorch_is_imported_by_its_engine_and_its_modules_only():
 
 
 def test_engines_are_chosen_by_the_estimator_only():
-    assert files_importing("skparse._engines.get_engine") == {"_classifier.py"}
+    estimator = {"_classifier.py", "_stream_fit.py"}
+    assert files_importing("skparse._engines.get_engine") == estimator
 
 
 def test_only_the_package_imports_the_classifier():
@@ -141,13 +142,15 @@ def test_only_the_package_imports_the_classifier():
 def test_recipes_are_imported_by_the_estimator_only():
     assert files_importing("skparse._training.recipes") == {"_classifier.py"}
     stages = {name for name in NAMES if name.startswith("_training/")}
-    assert files_importing("skparse._training") <= stages | {"_classifier.py", "_fit_options.py"}
+    assert files_importing("skparse._training") <= stages | {
+        "_classifier.py", "_fit_options.py", "_stream_fit.py",
+    }  # fmt: skip
 
 
 def test_training_and_prediction_do_not_import_scikit_learn():
     at_the_front = {
-        "__init__.py", "_classifier.py", "_fit_task.py", "_pipeline.py", "_top_k_choice.py",
-        "_validation.py", "model_selection.py", "onnx.py",
+        "__init__.py", "_classifier.py", "_fit_task.py", "_pipeline.py", "_stream_fit.py",
+        "_top_k_choice.py", "_validation.py", "model_selection.py", "onnx.py",
     }  # fmt: skip
     outside = ("datasets/", "feature_extraction/", "inspection/", "plotting/")
     below = {n for n in NAMES if not n.startswith(outside)} - at_the_front

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stages import IdleEngine, prepare, run
 
 from skparse import SparseExpertClassifier
-from skparse._training import cross_calibration, held_out
+from skparse._training import cross_calibration, held_out, stream_choices
 from skparse._training.completion import complete_model
 from skparse._training.connections import grow_connections
 from skparse._training.linear import advance_linear
@@ -174,12 +174,18 @@ def test_a_stream_keeps_the_calibration_of_a_fit(n_classes):
         assert abs(proba.max(axis=1).mean() - confidence) < 0.08
 
 
-def test_a_stream_that_does_not_begin_with_fit_is_not_calibrated():
-    X, y = draw_noisy_documents(wrong=0.4)
-    model = SparseExpertClassifier(random_state=0).partial_fit(X, y, classes=np.arange(6))
+def test_a_stream_that_does_not_begin_with_fit_is_calibrated_from_enough_samples(monkeypatch):
+    X, y = draw_noisy_documents(6000, wrong=0.4)
+    model, without = (SparseExpertClassifier(random_state=0) for _ in range(2))
+    model.partial_fit(X[:1000], y[:1000], classes=np.arange(6))
     assert scaling_of(model) == without_calibration()
-    model.partial_fit(X, y)
-    assert scaling_of(model) == without_calibration()
+    assert_array_equal(model.intercept_, 0)
+    without.partial_fit(X[:1000], y[:1000], classes=np.arange(6))
+    model.partial_fit(X[1000:5000], y[1000:5000])
+    monkeypatch.setattr(stream_choices, "MIN_RESERVOIR_ROWS", 10**6)
+    without.partial_fit(X[1000:5000], y[1000:5000])
+    assert scaling_of(model) != scaling_of(without) == without_calibration()
+    assert log_loss(model, X[5000:], y[5000:]) < log_loss(without, X[5000:], y[5000:])
 
 
 def test_a_new_fit_does_not_use_the_calibration_of_the_last_one():

@@ -6,6 +6,7 @@ from .kernels.linear import linear_epoch
 from .kernels.nested import nested_epoch
 from .kernels.prediction import find_empty, logits, logits_path, probabilities
 from .kernels.routing import route
+from .kernels.stream import stream_epoch
 
 __all__ = [
     "dense_epoch",
@@ -17,4 +18,5 @@ __all__ = [
     "nested_epoch",
     "probabilities",
     "route",
+    "stream_epoch",
 ]

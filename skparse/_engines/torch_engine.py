@@ -15,6 +15,7 @@ from torch.nn import functional
 from ..nn._gating import keep_top
 from ..nn._network import expand_rows
 from .arguments import Csr
+from .stream_rows import stream_epoch
 from .torch_rows import (
     Block,
     RouterPart,
@@ -166,6 +167,8 @@ class TorchEngine:
             for mine, theirs in zip(moment, tensors, strict=True):
                 mine[:] = theirs.cpu().numpy()
         return total
+
+    stream_epoch = staticmethod(stream_epoch)
 
     @torch.no_grad()
     def logits(self, X, first, last, model, top_k, out):

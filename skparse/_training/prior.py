@@ -28,13 +28,15 @@ def measure_prior(problem, draft, router):
         total = weight.sum()
         before = _shares_of(draft.prior_logits.astype(np.float64), problem.options.multilabel)
         shares = (total * shares + earlier.total * before) / (total + earlier.total)
+    return logits_of(shares, problem.options.multilabel).astype(data.X.dtype)
+
+
+def logits_of(shares, multilabel):
+    """Logits with which the classes, or labels, have some shares; finite."""
     shares = np.clip(shares, SMALLEST_SHARE, 1 - SMALLEST_SHARE)
-    logits = np.log(shares)
-    if problem.options.multilabel:
-        logits -= np.log1p(-shares)
-    return logits.astype(data.X.dtype)
+    return np.log(shares) - (np.log1p(-shares) if multilabel else 0)
 
 
 def _shares_of(logits, multilabel):
-    """Undo `measure_prior`."""
+    """Undo `logits_of`."""
     return 1 / (1 + np.exp(-logits)) if multilabel else np.exp(logits) / np.exp(logits).sum()

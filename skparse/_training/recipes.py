@@ -30,6 +30,7 @@ from .nested import train_nested
 from .penalty import choose_penalty
 from .problem import Draft, Monitor, Problem
 from .scales import bound_scales
+from .scores import out_of_range
 from .text_clusters import assign_experts, choose_experts
 
 
@@ -157,8 +158,4 @@ def check_range(X, model):
             np.maximum.at(of_features, features, weights)
             is_finite = (of_features[X.indices] * np.abs(X.data) <= largest).all()
     if not is_finite:
-        raise ValueError(
-            "X or sample_weight holds values too large or too small to train on: a weight of the "
-            f"model, or a score, is not finite in {X.dtype}. Scale X, for example with "
-            "MaxAbsScaler."
-        )
+        raise ValueError(out_of_range(X.dtype))

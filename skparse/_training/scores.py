@@ -125,3 +125,11 @@ def multiply_scores(model, score_factor, output_factor, intercept_factor=1.0):
         with_values(model.outputs, kind(output_factor) * model.outputs.data),
         kind(output_factor * intercept_factor) * model.intercept,
     )
+
+
+def out_of_range(dtype):
+    """Message of the error that a weight of the model is not finite."""
+    return (
+        "X or sample_weight holds values too large or too small to train on: a weight of the "
+        f"model, or a score, is not finite in {dtype}. Scale X, for example with MaxAbsScaler."
+    )
