@@ -29,12 +29,12 @@ from ._csr import with_values
 from ._documentation import DocumentedMixin
 from ._engines import get_engine
 from ._fit_options import resolve_options
-from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
+from ._fit_task import CallbackSupportMixin, fit_task, report_epoch, unchanged_on_error
 from ._model import SparseExpertModel
 from ._persistence import CHECKED_KEY, pack_state, packed_bytes, unpack_state
 from ._predictor import Predictor, densify_two_experts, measure_accuracy, sigmoid, softmax
 from ._training.columns import Columns
-from ._training.data import SMALL_SAMPLE, Exposure, build_training_data, share_experts
+from ._training.data import SMALL_SAMPLE, build_training_data, share_experts
 from ._training.penalty import ALPHAS
 from ._training.problem import Monitor
 from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
@@ -409,7 +409,7 @@ class SparseExpertClassifier(
                     engine=engine,
                     n_threads=options.n_threads,
                 ),
-                partial(self._report, options.max_iter) if self.verbose else None,
+                partial(report_epoch, options.max_iter) if self.verbose else None,
             )
             recipes = (DENSE, DENSE_FURTHER) if options.dense else (TEXT, FURTHER)
             draft = train(recipes[further], data, options, engine, random_state, monitor, **known)
@@ -489,7 +489,7 @@ class SparseExpertClassifier(
         data, known = self._start_training(samples, further=not first_call)
         if not first_call:
             known |= {
-                "earlier": self._earlier_exposure(),
+                "earlier": streams.earlier_exposure(self),
                 "loss_curve": tuple(self.loss_curve_),
                 "expert_load": self.expert_load_,
             }
@@ -831,16 +831,6 @@ class SparseExpertClassifier(
                 f"with classes {validation.shorten(self.classes_)}, y has "
                 f"{validation.shorten(samples.classes)}."
             )
-
-    def _earlier_exposure(self):
-        """Return what a stream has learnt from; of a model from `fit` only the total is known."""
-        if hasattr(self, "_exposure"):
-            return Exposure(*self._exposure)
-        return Exposure(np.zeros(self.n_features_in_), np.zeros(self.n_experts_), self.t_)
-
-    def _report(self, max_iter, epoch, loss, score):
-        result = "" if score is None else f", validation score {score:.4f}"
-        print(f"Epoch {epoch + 1}/{max_iter}, loss {loss:.6f}{result}")
 
     def _describe(self, model, samples, options):
         """Return the fitted attributes with which this estimator predicts as the model does."""

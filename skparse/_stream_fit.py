@@ -13,6 +13,7 @@ from ._engines import get_engine
 from ._engines.arguments import SQUARES
 from ._fit_options import resolve_options
 from ._model import SparseExpertModel
+from ._training.data import Exposure
 from ._training.new_classes import add_experts
 from ._training.prior import logits_of
 from ._training.scores import ScoreScaling, default_scaling
@@ -77,6 +78,14 @@ def widen_model(estimator, places):
     if hasattr(estimator, "_exposure"):
         of_features, of_experts, total = estimator._exposure
         estimator._exposure = of_features, np.append(of_experts, np.zeros(n_new)), total
+
+
+def earlier_exposure(estimator):
+    """Return what a model has learnt from; of one from `fit` only the total is known."""
+    if hasattr(estimator, "_exposure"):
+        return Exposure(*estimator._exposure)
+    n_features, n_experts = estimator.n_features_in_, estimator.n_experts_
+    return Exposure(np.zeros(n_features), np.zeros(n_experts), estimator.t_)
 
 
 def learn_stream(estimator, samples, places, max_losses):

@@ -132,13 +132,13 @@ def test_a_warm_start_trains_the_model_without_its_calibration(n_classes):
     X, y = draw_noisy_documents(1100, n_classes, wrong=0.4)
     model = fit(X, y, max_iter=1)
     in_training = run(*continue_fit(model, X, y), grow_connections).model
-    of_scores, of_outputs = scaling_of(model)[-2:]
+    of_scores, of_outputs, of_b2 = scaling_of(model).factors
     assert scaling_of(model) != without_calibration(n_classes)
     router, bias, outputs, intercept, *_ = in_training
     assert_allclose(of_scores * router.toarray(), model.router_coef_.toarray(), rtol=1e-12)
     assert_allclose(of_scores * bias, model.router_intercept_, rtol=1e-12)
     assert_allclose(of_outputs * outputs.toarray(), model.expert_coef_.toarray(), rtol=1e-12)
-    assert_allclose(of_outputs * intercept, model.intercept_, rtol=1e-12)
+    assert_allclose(of_outputs * of_b2 * intercept, model.intercept_, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n_classes", [2, 6])

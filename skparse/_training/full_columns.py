@@ -23,9 +23,15 @@ MAX_SAMPLES = 16_000  # of many
 
 
 def choose_full_factor(problem, draft):
-    """Choose the factor on the full columns with the least held-out loss, from the largest on."""
+    """Choose the factor on full columns with negative values that has the least held-out loss.
+
+    They are tried from the largest on, while the loss falls.
+    """
     data = draft.data
     if data.full_columns is None or problem.options.multilabel:
+        return draft
+    # Columns without a negative value may be frequent words, which have a limit of their own.
+    if not np.isin(data.X.indices[data.X.data < 0], data.full_columns).any():
         return draft
     n_samples = data.X.shape[0]
     rows = np.sort(problem.random_state.permutation(n_samples)[:MAX_SAMPLES])

@@ -56,8 +56,9 @@ def choose_by_reservoir(state, options, engine):
     model = models[state.prior_strength]
     codes, classes, weight = held_out_codes(problem, draft, model)
     of_scores, of_outputs, _ = state.scaling.factors
+    factors = {"of_scores": of_scores, "of_outputs": of_outputs}
     state.temperatures = choose_temperatures(
-        lambda level: level_logits(codes, model, level, of_scores=of_scores, of_outputs=of_outputs),
+        lambda level: level_logits(codes, model, level, **factors),
         classes, weight, min(options.top_k, n_classes),
     )  # fmt: skip
     model = calibrate_intercept(problem, draft, build_model(state, features))
