@@ -22,18 +22,19 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted
 
+from . import _stream_fit as streams
 from . import _validation as validation
 from ._compression import measure_change, prune, round_values
 from ._csr import with_values
 from ._documentation import DocumentedMixin
 from ._engines import get_engine
 from ._fit_options import resolve_options
-from ._fit_task import CallbackSupportMixin, fit_task, unchanged_on_error
+from ._fit_task import CallbackSupportMixin, fit_task, report_epoch, unchanged_on_error
 from ._model import SparseExpertModel
 from ._persistence import CHECKED_KEY, pack_state, packed_bytes, unpack_state
 from ._predictor import Predictor, densify_two_experts, measure_accuracy, sigmoid, softmax
 from ._training.columns import Columns
-from ._training.data import SMALL_SAMPLE, Exposure, build_training_data, share_experts
+from ._training.data import SMALL_SAMPLE, build_training_data, share_experts
 from ._training.penalty import ALPHAS
 from ._training.problem import Monitor
 from ._training.recipes import DENSE, DENSE_FURTHER, FURTHER, STREAM, TEXT, train
@@ -44,7 +45,7 @@ MAX_LOSSES = 10_000  # that are kept: those of a stream would grow without end
 # Attributes that only some fits leave; they never outlive the fit they belong to.
 _OF_SOME_FITS = (
     "best_validation_score_", "compression_", "storage_dtype_", "validation_scores_",
-    "_exposure", "_columns",
+    "_exposure", "_columns", "_stream",
 )  # fmt: skip
 
 
@@ -108,7 +109,8 @@ class SparseExpertClassifier(
         to the mean squared norm of the samples. Noisy labels need a strong one. With "auto" up
         to 15 classes get a mixture of penalties from 0.3 to 27, whose weights cross-fitting
         chooses. For more classes 1, 3 or 9 is chosen by the log-loss of held-out samples; it
-        is 1 for fewer than 2,048 samples, for multilabel targets and for a stream.
+        is 1 for fewer than 2,048 samples and for multilabel targets. A stream estimates it
+        from the share of wrong labels.
 
         For dense X it is relative to the root mean squared norm of the standardised samples,
         sqrt(n_features), and "auto" chooses 0.2, 0.05 or 0.0125.
@@ -178,6 +180,11 @@ class SparseExpertClassifier(
         Whether `transform` returns a sparse array, or else a dense one, which
         ``set_output(transform="pandas")`` needs.
 
+    stream_horizon : float, default=None
+        Sample weight after which a stream has forgotten most of what it has counted, for data
+        that change with time: at least 1. With None, nothing is forgotten. It has no effect on
+        `fit`, and on streams that do not begin with `partial_fit`.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -208,17 +215,29 @@ class SparseExpertClassifier(
     intercept_ : ndarray of shape (n_classes,)
         b2.
 
+    temperatures_ : ndarray of shape (top_k_,) or None
+        What the logits are divided by at K = 1, 2, ..., so that the probabilities are
+        calibrated at every K of one fit; one at the K of the fit. None for multilabel targets
+        and for the smallest data.
+
+    prior_logits_ : ndarray of shape (n_classes,) or None
+        Logits of a sample without any feature that is connected to an expert: logarithms of
+        the shares of the classes, those of training samples without features counted more. None
+        for dense X, where a zero is a value like others.
+
     expert_load_ : ndarray of shape (n_experts,) of int
         Number of training samples that keep each expert at K = `top_k_` (for `partial_fit`:
-        of the samples of all calls, each counted with the model of its time). Experts that
-        none keeps have no router weights after `fit`, unless ``warm_start=True``.
+        of the samples of all calls, each counted before it is learnt). Experts that none keeps
+        have no router weights after `fit`, unless ``warm_start=True``.
 
     n_iter_ : int
         Number of epochs that ran.
 
     loss_curve_ : list of float
         Mean cross-entropy of each epoch over the sparsity levels it drew; of dense X, that of
-        the gate weights of the experts of a class. At most the last 10,000 epochs of a stream.
+        the gate weights of the experts of a class. Of a stream, the mean squared hinge loss of
+        each call, summed over the experts, before its samples are learnt: at most the last
+        10,000.
 
     validation_scores_ : list of float
         Accuracy (multilabel: subset accuracy) on the validation set after each epoch. Only
@@ -285,6 +304,7 @@ class SparseExpertClassifier(
         "engine": [StrOptions({"auto", "numba", "torch"})],
         "device": [str],
         "sparse_output": ["boolean"],
+        "stream_horizon": [Interval(Real, 1, None, closed="left"), None],
     }
 
     def __init__(
@@ -309,6 +329,7 @@ class SparseExpertClassifier(
         engine: Literal["auto", "numba", "torch"] = "auto",
         device: str = "cpu",
         sparse_output: bool = True,
+        stream_horizon: float | None = None,
     ) -> None:
         self.n_experts = n_experts
         self.top_k = top_k
@@ -329,6 +350,7 @@ class SparseExpertClassifier(
         self.engine = engine
         self.device = device
         self.sparse_output = sparse_output
+        self.stream_horizon = stream_horizon
 
     @typed(_fit_context(prefer_skip_nested_validation=True))
     def fit(
@@ -387,7 +409,7 @@ class SparseExpertClassifier(
                     engine=engine,
                     n_threads=options.n_threads,
                 ),
-                partial(self._report, options.max_iter) if self.verbose else None,
+                partial(report_epoch, options.max_iter) if self.verbose else None,
             )
             recipes = (DENSE, DENSE_FURTHER) if options.dense else (TEXT, FURTHER)
             draft = train(recipes[further], data, options, engine, random_state, monitor, **known)
@@ -406,8 +428,12 @@ class SparseExpertClassifier(
     ) -> Self:  # fmt: skip
         """Learn from the next samples of a stream.
 
-        Each call visits its samples three times; features that were not seen before are
-        connected on the way.
+        Each sample is visited once, in its order, and what is learnt does not depend on how the
+        samples are cut into calls. A call takes time in proportion to the nonzeros of X. Some
+        samples are held out: by them, naive Bayes, the calibration and b2 are chosen.
+
+        A model that began with `fit`, or that has not one expert per class, visits the samples of
+        each call three times, and a call takes time in proportion to the size of the model.
 
         Parameters
         ----------
@@ -416,8 +442,9 @@ class SparseExpertClassifier(
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Their labels.
         classes : array-like of shape (n_classes,), default=None
-            All classes that can occur, needed in the first call. For multilabel targets,
-            ``arange(n_labels)``; may be left out.
+            All classes that can occur, needed in the first call. A later call may name further
+            classes beside all of those so far: they are added. Labels that are not among the
+            classes are refused. For multilabel targets, ``arange(n_labels)``; may be left out.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the samples.
 
@@ -437,7 +464,8 @@ class SparseExpertClassifier(
                 "the balance of the stream. Pass a dict of weights instead."
             )
         with unchanged_on_error(self):
-            first_call = not hasattr(self, "router_coef_")
+            first_call = "n_experts_" not in vars(self)
+            places = None if first_call else streams.widen_classes(self, classes)
             if first_call and classes is None:
                 targets = y if sparse.issparse(y) else np.asarray(y)
                 _, found, is_multilabel = validation.check_targets(targets)
@@ -446,24 +474,35 @@ class SparseExpertClassifier(
             samples = validation.check_samples(
                 self, X, y, sample_weight, reset=first_call, classes=self.classes_
             )
-            data, known = self._start_training(samples, further=not first_call)
             if not first_call:
-                known |= {
-                    "earlier": self._earlier_exposure(),
-                    "loss_curve": tuple(self.loss_curve_),
-                    "expert_load": self.expert_load_,
-                }
-            options = resolve_options(self, data, samples, further=not first_call, in_stream=True)
-            engine = get_engine(self.engine, self.device)
-            random_state = check_random_state(self.random_state)
-            recipe = DENSE_FURTHER if options.dense else STREAM
-            draft = train(recipe, data, options, engine, random_state, **known)
-            n_forgotten = 0 if first_call else self.n_iter_ - len(self.loss_curve_)
-            self._record(draft, self._describe(draft.model, samples, options))
-            self.n_iter_ += n_forgotten
-            self._exposure = tuple(draft.exposure)
-            self.t_ = draft.exposure.total
+                self._check_same_classes(samples)
+            if streams.is_stream(self, samples, begins=first_call):
+                streams.learn_stream(self, samples, places, MAX_LOSSES)
+                return self
+            if places is not None:
+                streams.widen_model(self, places)
+            self._fit_further(samples, first_call)
         return self
+
+    def _fit_further(self, samples, first_call):
+        """Train a model that is no stream on the next samples."""
+        data, known = self._start_training(samples, further=not first_call)
+        if not first_call:
+            known |= {
+                "earlier": streams.earlier_exposure(self),
+                "loss_curve": tuple(self.loss_curve_),
+                "expert_load": self.expert_load_,
+            }
+        options = resolve_options(self, data, samples, further=not first_call, in_stream=True)
+        engine = get_engine(self.engine, self.device)
+        random_state = check_random_state(self.random_state)
+        recipe = DENSE_FURTHER if options.dense else STREAM
+        draft = train(recipe, data, options, engine, random_state, **known)
+        n_forgotten = 0 if first_call else self.n_iter_ - len(self.loss_curve_)
+        self._record(draft, self._describe(draft.model, samples, options))
+        self.n_iter_ += n_forgotten
+        self._exposure = tuple(draft.exposure)
+        self.t_ = draft.exposure.total
 
     def predict(self, X: SamplesLike) -> Array:
         """Predict class labels.
@@ -673,6 +712,7 @@ class SparseExpertClassifier(
         if dtype is not None:
             router = round_values(router, dtype)
         compressed = copy(self)
+        vars(compressed).pop("_stream", None)  # which would learn on without the compression
         compressed.router_coef_ = router
         compressed.storage_dtype_ = dtype
         compressed.compression_ = Bunch(**measure_change(self, compressed, X))
@@ -682,13 +722,14 @@ class SparseExpertClassifier(
         """State for pickle and the like: compact arrays, stamped with the version."""
         from . import __version__
 
-        return pack_state(super().__getstate__(), __version__)
+        return pack_state(streams.pack(super().__getstate__()), __version__)
 
     def __setstate__(self, state):
         """Restore the state; warns if another version of skparse saved it."""
         from . import __version__
 
-        super().__setstate__(unpack_state(state, __version__, type(self).__name__))
+        name = type(self).__name__
+        super().__setstate__(unpack_state(state, __version__, name, streams.unpack))
         if "compression_" in vars(self):
             self.compression_ = Bunch(**self.compression_)
 
@@ -699,26 +740,37 @@ class SparseExpertClassifier(
         tags.classifier_tags.multi_label = True
         return tags
 
+    def __getattr__(self, name):
+        """Build the router weights of a stream where they are asked for."""
+        if name == "router_coef_" and streams.continues_stream(self):
+            return streams.build_router(self)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def _n_features_out(self):
         return self.n_experts_
 
     @property
     def _model(self):
+        extras = (vars(self).get(name) for name in ("temperatures_", "prior_logits_"))
         return SparseExpertModel(
-            self.router_coef_, self.router_intercept_, self.expert_coef_, self.intercept_
+            self.router_coef_, self.router_intercept_, self.expert_coef_, self.intercept_, *extras
         )
 
     def _check_prediction(self, X):
         """Validate X; returns (X, predictor, K)."""
-        if not hasattr(self, "router_coef_"):  # a fitted estimator saves the time of the call
+        if "n_experts_" not in vars(self):  # a fitted estimator saves the time of the call
             check_is_fitted(self)
         X = validation.check_features(self, X)
         engine = get_engine(self.engine, self.device)
-        model, checked = self._model, vars(self).get(CHECKED_KEY)
+        if "_stream" in vars(self) and "router_coef_" not in vars(self):
+            X, model = streams.select_features(self, X)
+            checked = None
+        else:
+            model, checked = self._model, vars(self).get(CHECKED_KEY)
         # Arrays that a user has replaced could make a kernel leave their memory.
         if checked is None or any(a is not b for a, b in zip(model, checked, strict=True)):
-            model.check(self.n_features_in_, len(self.classes_))
+            model.check(X.shape[1], len(self.classes_))
             vars(self)[CHECKED_KEY] = list(model)
         if self.n_experts_ == 2:
             model = densify_two_experts(X, model)
@@ -760,6 +812,8 @@ class SparseExpertClassifier(
                 "alpha": self.alpha_ if self.alpha == "auto" else self.alpha,
                 "scaling": ScoreScaling(*self._score_scaling),
                 "model": self._model,
+                "temperatures": self.temperatures_,
+                "prior_logits": self.prior_logits_,
             }
         binary = (
             not samples.multilabel
@@ -778,16 +832,6 @@ class SparseExpertClassifier(
                 f"{validation.shorten(samples.classes)}."
             )
 
-    def _earlier_exposure(self):
-        """Return what a stream has learnt from; of a model from `fit` only the total is known."""
-        if hasattr(self, "_exposure"):
-            return Exposure(*self._exposure)
-        return Exposure(np.zeros(self.n_features_in_), np.zeros(self.n_experts_), self.t_)
-
-    def _report(self, max_iter, epoch, loss, score):
-        result = "" if score is None else f", validation score {score:.4f}"
-        print(f"Epoch {epoch + 1}/{max_iter}, loss {loss:.6f}{result}")
-
     def _describe(self, model, samples, options):
         """Return the fitted attributes with which this estimator predicts as the model does."""
         return {
@@ -795,6 +839,8 @@ class SparseExpertClassifier(
             "router_intercept_": model.router_intercept,
             "expert_coef_": model.outputs,
             "intercept_": model.intercept,
+            "temperatures_": model.temperatures,
+            "prior_logits_": model.prior_logits,
             "n_experts_": len(model.router_intercept),
             "top_k_": min(options.largest_top_k, len(model.router_intercept)),
             "classes_": samples.classes,

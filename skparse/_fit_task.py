@@ -41,6 +41,12 @@ def unchanged_on_error(estimator):
         raise
 
 
+def report_epoch(max_iter, epoch, loss, score):
+    """Print what an epoch has reached, for ``verbose``."""
+    result = "" if score is None else f", validation score {score:.4f}"
+    print(f"Epoch {epoch + 1}/{max_iter}, loss {loss:.6f}{result}")
+
+
 class FitTask(NamedTuple):
     """A fit, or a part of it, as the callbacks of the estimator see it."""
 

@@ -22,12 +22,17 @@ def pack_state(state, version):
         packed["compression_"] = dict(state["compression_"])
     if "router_coef_" in state:
         packed["router_coef_"] = pack(state["router_coef_"], state.get("storage_dtype_"))
+    if "expert_coef_" in state:
         packed["expert_coef_"] = pack(state["expert_coef_"])
     return packed
 
 
-def unpack_state(state, version, name):
-    """Undo `pack_state`; warns if another version of the package saved the state."""
+def unpack_state(state, version, name, unpack_stream=None):
+    """Undo `pack_state`; warns if another version of the package saved the state.
+
+    ``unpack_stream`` is called with the state: it replaces that of a stream, and raises where it
+    is damaged.
+    """
     state = dict(state)
     written_by = state.pop(VERSION_KEY, "unknown")
     if written_by != version:
@@ -41,8 +46,14 @@ def unpack_state(state, version, name):
     try:
         for key in {"router_coef_", "expert_coef_"} & state.keys():
             state[key] = unpack(state[key])
+        if unpack_stream is not None:
+            unpack_stream(state)
         if "router_coef_" in state:
             state[CHECKED_KEY] = list(check_state(state))
+        elif "_stream" in state:
+            n_features, n_experts = state["n_features_in_"], len(state["classes_"])
+            router = sparse.csr_array((n_features, n_experts), dtype=state["intercept_"].dtype)
+            check_state({**state, "router_coef_": router})
     except _DAMAGE as error:
         raise ValueError(f"The saved {name} is damaged: {error}") from error
     return state
@@ -60,6 +71,8 @@ def check_state(state):
         state["router_intercept_"],
         state["expert_coef_"],
         state["intercept_"],
+        state.get("temperatures_"),
+        state.get("prior_logits_"),
     )
     n_features, n_classes = state["n_features_in_"], len(state["classes_"])
     model.check(n_features, n_classes)
@@ -73,7 +86,7 @@ def check_state(state):
     if "expert_load_" in state:
         is_right["expert_load_"] = np.shape(state["expert_load_"]) == (n_experts,)
     if "_score_scaling" in state:
-        is_right["_score_scaling"] = _are_finite(state["_score_scaling"], 6)
+        is_right["_score_scaling"] = _are_finite(state["_score_scaling"], 7)
     if "_exposure" in state:
         of_features, of_experts, total = state["_exposure"]
         is_right["_exposure"] = (

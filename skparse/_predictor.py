@@ -20,7 +20,11 @@ BLOCK_ENTRIES = 2**18
 
 
 class Predictor(NamedTuple):
-    """A model with the engine and the number of threads that compute its predictions."""
+    """A model with the engine and the number of threads that compute its predictions.
+
+    The scores of a row without a connected feature are b1, which says nothing about it. Such a row
+    keeps no expert, and gets the prior logits of the model, if it has any.
+    """
 
     model: SparseExpertModel
     engine: Any  # see `skparse._engines`
@@ -29,31 +33,51 @@ class Predictor(NamedTuple):
     def logits(self, X, top_k, *, as_probabilities=False):
         """Logits of all rows, or their softmax, (n_samples, n_classes) in the model's dtype."""
         write = self.engine.probabilities if as_probabilities else self.engine.logits
-        intercept, rows, arrays = self.model.intercept, csr_arrays(X), self.model.arrays()
+        model, rows = self.model.at_level(top_k), csr_arrays(X)
+        intercept, arrays, prior = model.intercept, model.arrays(), model.prior_logits
         out = np.empty((X.shape[0], len(intercept)), intercept.dtype)
-        self.run_blocks(
-            lambda first, last: write(rows, first, last, arrays, top_k, out[first:last]), X
-        )
+        find_empty = self.engine.find_empty
+        if as_probabilities and prior is not None:
+            prior = softmax(prior.copy())
+
+        def fill(first, last):
+            write(rows, first, last, arrays, top_k, out[first:last])
+            if prior is not None:
+                out[first:last][find_empty(rows, first, last, arrays.router)] = prior
+
+        self.run_blocks(fill, X)
         return out
 
     def logits_path(self, X, top_ks):
         """Logits of all rows at every K of an ascending list, (n_top_ks, n_samples, n_classes)."""
-        intercept, rows, arrays = self.model.intercept, csr_arrays(X), self.model.arrays()
+        model, rows, arrays = self.model, csr_arrays(X), self.model.arrays()
+        intercept, prior = model.intercept, model.prior_logits
         out = np.empty((len(top_ks), X.shape[0], len(intercept)), intercept.dtype)
         top_ks, write = np.asarray(top_ks, np.int64), self.engine.logits_path
-        self.run_blocks(
-            lambda first, last: write(rows, first, last, arrays, top_ks, out[:, first:last]), X
-        )
+        factors = [intercept.dtype.type(1 / model.temperature(top_k)) for top_k in top_ks]
+
+        def fill(first, last):
+            part = out[:, first:last]
+            write(rows, first, last, arrays, top_ks, part)
+            for logits, factor in zip(part, factors, strict=True):
+                if factor != 1:
+                    logits *= factor
+            if prior is not None:
+                part[:, self.engine.find_empty(rows, first, last, arrays.router)] = prior
+
+        self.run_blocks(fill, X)
         return out
 
     def best_class(self, X, top_k):
         """Position of the largest logit of every row, (n_samples,), without storing the logits."""
         best, intercept = np.empty(X.shape[0], np.intp), self.model.intercept
-        rows, arrays = csr_arrays(X), self.model.arrays()
+        rows, arrays, prior = csr_arrays(X), self.model.arrays(), self.model.prior_logits
 
         def fill(first, last):
             logits = np.empty((last - first, len(intercept)), intercept.dtype)
             self.engine.logits(rows, first, last, arrays, top_k, logits)
+            if prior is not None:
+                logits[self.engine.find_empty(rows, first, last, arrays.router)] = prior
             logits.argmax(axis=1, out=best[first:last])
 
         self.run_blocks(fill, X, n_scratch=len(intercept))
@@ -77,6 +101,8 @@ class Predictor(NamedTuple):
         )
         rows = np.arange(first, last)
         self.engine.route(csr_arrays(X), rows, router, intercept, 1.0, shape[1], routes)
+        if self.model.prior_logits is not None:
+            routes.counts[self.engine.find_empty(csr_arrays(X), first, last, router)] = 0
         used = np.arange(shape[1]) < routes.counts[:, None]
         indptr = np.concatenate([[0], np.cumsum(routes.counts)])
         parts = routes.expert_weights[used], routes.expert_indices[used], indptr

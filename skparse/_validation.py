@@ -23,7 +23,10 @@ from ._csr import check_pattern, row_blocks
 DTYPES = (np.float64, np.float32)
 SHOWN_LABELS = 10  # at most, in a message
 # Parameters that count something, for which True would pass as 1.
-COUNTS = "n_experts", "top_k", "max_iter", "batch_size", "n_iter_no_change", "n_jobs", "alpha"
+COUNTS = (
+    "n_experts", "top_k", "max_iter", "batch_size", "n_iter_no_change", "n_jobs", "alpha",
+    "stream_horizon",
+)  # fmt: skip
 
 
 class Samples(NamedTuple):
@@ -88,8 +91,8 @@ def check_parameters(estimator):
 
 def check_features(estimator, X):
     """Validate the X of a prediction: CSR in the dtype of the fitted model."""
-    options = {"accept_sparse": "csr", "dtype": estimator.router_coef_.dtype}
-    if sparse.issparse(X) and not hasattr(estimator, "feature_names_in_"):
+    options = {"accept_sparse": "csr", "dtype": estimator.intercept_.dtype}
+    if sparse.issparse(X) and "feature_names_in_" not in vars(estimator):
         # What validate_data does, but for looking for feature names, which no sparse X has:
         # that takes a fifth of the time of predicting one row.
         X = check_array(X, estimator=type(estimator).__name__, input_name="X", **options)

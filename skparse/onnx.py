@@ -222,10 +222,14 @@ def _convert_classifier(scope, operator, container):
     classifier, graph = operator.raw_operator, _Graph(scope, container)
     label, probabilities = operator.output_full_names
     x = graph.node("Cast", operator.input_full_names[0], to=TensorProto.FLOAT)
-    codes = _add_codes(graph, classifier, x)
-    logits = graph.node("MatMul", codes, graph.matrix(classifier.expert_coef_))
-    intercept = classifier.intercept_.astype(np.float32)
-    logits = graph.node("Add", logits, graph.constant(intercept))
+    codes, sizes = _add_codes(graph, classifier, x)
+    model = classifier._model.at_level(classifier._checked_top_k())
+    logits = graph.node("MatMul", codes, graph.matrix(model.outputs))
+    logits = graph.node("Add", logits, graph.constant(model.intercept.astype(np.float32)))
+    if model.prior_logits is not None:
+        is_known = graph.node("Greater", sizes, graph.constant(np.float32(0)))
+        prior = graph.constant(model.prior_logits.astype(np.float32))
+        logits = graph.node("Where", is_known, logits, prior)
     if classifier._multilabel:
         above = graph.node("Greater", logits, graph.constant(np.float32(0)))
         graph.node("Cast", above, outputs=[label], to=TensorProto.INT64)
@@ -240,7 +244,15 @@ def _convert_classifier(scope, operator, container):
 
 
 def _add_codes(graph, classifier, x):
-    """Add the nodes of ``h_sparse``, the gate weights of the kept experts; dense."""
+    """Add the nodes of ``h_sparse``, the gate weights of the kept experts; dense.
+
+    Returns
+    -------
+    codes : str
+        (n_samples, n_experts)
+    sizes : str
+        (n_samples, 1), the largest magnitude of a score without its b1.
+    """
     intercept = classifier.router_intercept_.astype(np.float64)
     if hasattr(classifier, "_columns"):
         # The weights of dense columns cancel their means, which float32 could not do after the
@@ -248,8 +260,10 @@ def _add_codes(graph, classifier, x):
         offset = np.asarray(classifier._columns[0], dtype=np.float64).astype(np.float32)
         intercept = intercept + classifier.router_coef_.T.astype(np.float64) @ offset
         x = graph.node("Sub", x, graph.constant(offset))
-    scores = graph.node("MatMul", x, graph.matrix(classifier.router_coef_))
-    scores = graph.node("Add", scores, graph.constant(intercept.astype(np.float32)))
+    products = graph.node("MatMul", x, graph.matrix(classifier.router_coef_))
+    axis = graph.constant(np.array([1]))
+    sizes = graph.node("ReduceMax", graph.node("Abs", products), axis, keepdims=1)
+    scores = graph.node("Add", products, graph.constant(intercept.astype(np.float32)))
     top_k = graph.constant(np.array([classifier._checked_top_k()], dtype=np.int64))
     # Of equal entries TopK puts those of lower indices first, as the classifier does.
     kept, experts = graph.node("TopK", scores, top_k, outputs=2, axis=1)
@@ -257,13 +271,12 @@ def _add_codes(graph, classifier, x):
     largest = graph.node("Gather", kept, graph.constant(np.array([0])), axis=1)
     weights = graph.node("Exp", graph.node("Sub", kept, largest))
     weights = graph.node("Where", graph.node("Greater", kept, zero), weights, zero)
-    axis = graph.constant(np.array([1]))
     total = graph.node("ReduceSum", weights, axis, keepdims=1)
     # Without an expert above zero all weights are zero.
     total = graph.node("Max", total, graph.constant(np.finfo(np.float32).tiny))
     weights = graph.node("Div", weights, total)
     nothing = graph.node("Mul", scores, zero)
-    return graph.node("ScatterElements", nothing, experts, weights, axis=1)
+    return graph.node("ScatterElements", nothing, experts, weights, axis=1), sizes
 
 
 def _set_vectorizer_shape(operator):

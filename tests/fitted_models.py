@@ -46,6 +46,8 @@ def reference_codes(model, X, top_k):
 
 
 def reference_proba(model, X, top_k):
-    """Probabilities of the seed equation, one label a sample."""
+    """Probabilities of the seed equation with its temperature, one label a sample."""
     codes = reference_codes(model, X, top_k)
-    return softmax(codes @ model.expert_coef_.toarray() + model.intercept_, axis=1)
+    logits = codes @ model.expert_coef_.toarray() + model.intercept_
+    known = model.temperatures_ is not None and top_k <= len(model.temperatures_)
+    return softmax(logits / (model.temperatures_[top_k - 1] if known else 1), axis=1)

@@ -303,3 +303,92 @@ def dense_epoch(X, rows, class_starts, router, moments, options):
             parts[k] = parts[k] - rate * mean / (np.sqrt(square) + options.epsilon)
     moments = AdamMoments(DenseRouter(*means), DenseRouter(*squares))
     return DenseRouter(*parts), moments, loss
+
+
+def relevance_of(mass, load, entropy, smoothing, options):
+    """Square of the relevance of a feature, from its mass with each expert."""
+    if entropy <= 0:
+        return 1.0
+    divergence, unseen, left = 0.0, 1.0, smoothing / (sum(mass) + smoothing)
+    for own, weight in zip(mass, load, strict=True):
+        expected = weight / sum(load)
+        if own > 0 and weight > 0:
+            ratio = own / (sum(mass) + smoothing) / expected + left
+            divergence += expected * ratio * np.log(ratio)
+            unseen -= expected
+    divergence += max(unseen, 0) * left * np.log(left)
+    return (max(divergence, 0) / entropy + options.relevance_floor) ** (
+        2 * options.relevance_power
+    )
+
+
+def stream_epoch(X, rows, tables, experts, totals, options):
+    """Learn from the rows of a stream one after another; all arrays but X change in place."""
+    weights, mass, facts = tables
+    bias, load, first_seen, n_kept = experts
+    for i, weight in enumerate(rows.sample_weight):
+        weight, entries = float(weight), list(row_entries(X, i))
+        targets = set(row_columns(rows.targets, i))
+        kept = np.exp(-options.forgetting * weight)
+        totals[0] += weight
+        now = totals[0]
+        sums = 1, len(entries), sum(abs(x) for _, x in entries)
+        for place, value in enumerate(sums, start=1):
+            totals[place] = kept * totals[place] + weight * value
+        totals[4], totals[5] = kept * totals[4], kept * totals[5]
+        for e in range(len(load)):
+            load[e] *= kept
+            if e in targets:
+                first_seen[e] = now - weight if load[e] == 0 else first_seen[e]
+                load[e] += weight
+        if now > totals[11]:
+            shares = [share / sum(load) for share in load if share > 0]
+            totals[10] = -sum(share * np.log(share) for share in shares)
+            totals[11] = 1.02 * now
+        smoothing = options.relevance_smoothing * totals[3] / max(totals[2], 1e-300)
+        for j, x in entries:
+            if options.forgetting > 0:
+                share = np.exp(-options.forgetting * (now - facts[j, 4]))
+                facts[j, [0, 1, 3]] *= share
+                mass[j] *= share
+            facts[j, 1], facts[j, 4] = facts[j, 1] + weight, now
+            sign = np.sign(x)
+            facts[j, 5] = sign if facts[j, 5] in (0, sign) else 2
+            for e in targets:
+                mass[j, e] += weight * abs(x)
+            if facts[j, 1] > options.relevance_growth * facts[j, 3]:
+                facts[j, 2] = relevance_of(mass[j], load, totals[10], smoothing, options)
+                facts[j, 3] = facts[j, 1]
+        margins = [bias[e] + sum(x * weights[j, e] for j, x in entries) for e in range(len(bias))]
+        ranked = sorted(range(len(bias)), key=lambda e: (-margins[e], e))[: options.top_k]
+        for e in ranked:
+            n_kept[e] += margins[e] > -options.shift
+        positive = totals[6] + totals[7]
+        ridge = options.ridge * options.alpha
+        if options.alpha == 0:
+            ridge = options.ridge + options.ridge_per_error * totals[6] / max(positive, 1e-300)
+        totals[4] += weight * sum(facts[j, 2] * x * x for j, x in entries)
+        constant = min(1.0, totals[1] / max(totals[2], 1e-300))
+        totals[5] += weight * constant
+        relevant = {j: facts[j, 2] * x * totals[1] / totals[4] for j, x in entries}
+        for j, x in entries:
+            facts[j, 0] += weight * relevant[j] * x
+        agreed, against = 0.0, 0.0
+        for e, margin in enumerate(margins):
+            sign = 1 if e in targets else -1
+            gap = max(0.0, 1 - sign * margin)
+            totals[9] += weight * gap * gap
+            agreed += max(margin, 0) ** 2 * (sign > 0)
+            against += max(margin, 0) ** 2 * (sign < 0)
+            begun = first_seen[e] / now
+            share = 1 - begun if begun > 0.5 else 1.0
+            steps = {j: relevant[j] * (1 + share * facts[j, 0]) ** -0.75 for j, _ in entries}
+            of_bias = constant * (1 + share * totals[5]) ** -0.75
+            norm = of_bias + sum(steps[j] * x for j, x in entries)
+            step = sign * weight * gap / (weight * norm + ridge)
+            bias[e] += of_bias * step
+            for j, _ in entries:
+                weights[j, e] += steps[j] * step
+        totals[8] = min(totals[8] + 1, options.error_window)
+        totals[6] += (against - totals[6]) / totals[8]
+        totals[7] += (agreed - totals[7]) / totals[8]

@@ -17,7 +17,16 @@ FOLDER = Path(__file__).resolve().parents[1] / "examples" / "benchmarks"
 @pytest.fixture(scope="module")
 def harness():
     """The modules of the harness, which import each other by name."""
-    names = ("compare", "experts", "experts_page", "measure", "problems", "report", "scores")
+    names = (
+        "compare",
+        "experts",
+        "experts_page",
+        "measure",
+        "problems",
+        "report",
+        "scores",
+        "streams",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(FOLDER), *sys.path])
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
@@ -262,3 +271,18 @@ def test_page_on_experts_counts_gains_and_losses(harness):
     assert [f"{d:+.1f}" for d in differences] == ["+3.0", "-2.0", "+0.0", "+0.0", "+1.0"]
     sentence = harness.experts_page.count(differences, "b")
     assert sentence == "Against b: more accurate on 2 rows, less on 1, equal on 2."
+
+
+def test_the_made_texts_of_streams_can_be_learnt_but_for_the_wrong_labels(harness):
+    texts, y = harness.streams.make_texts(4000, 4, n_words=500, wrong=0.2)
+    assert len(texts) == len(y) == 4000
+    assert 3 <= min(len(text.split()) for text in texts)
+    X = harness.streams.HashingVectorizer(n_features=2**12).transform(texts)
+    model = harness.streams.make_model("SparseExpertClassifier")
+    _, scores = harness.streams.stream(
+        model, X[:3000], y[:3000], 400, np.arange(4), (800, 3000),
+        lambda model: model.score(X[3000:], y[3000:]),
+    )  # fmt: skip
+    assert list(scores) == [800, 3000]
+    assert 0.7 < scores[3000] < 0.9
+    assert model.t_ == 3000

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stages import IdleEngine, prepare, run
 
 from skparse import SparseExpertClassifier
-from skparse._training import held_out
+from skparse._training import cross_calibration, held_out, stream_choices
 from skparse._training.completion import complete_model
 from skparse._training.connections import grow_connections
 from skparse._training.linear import advance_linear
@@ -52,13 +52,11 @@ def continue_fit(model, X, y, **options):
 def test_calibration_lowers_the_log_loss_where_labels_are_wrong(n_classes, wrong, monkeypatch):
     X, y = draw_noisy_documents(2400, n_classes, wrong=wrong)
     model = fit(X[:1400], y[:1400])
-    monkeypatch.setattr(held_out, "CALIBRATION_FACTORS", np.ones(1))
+    for module in (held_out, cross_calibration):
+        monkeypatch.setattr(module, "CALIBRATION_FACTORS", np.ones(1))
     default = fit(X[:1400], y[:1400])
     assert_allclose(scaling_of(default), without_calibration(n_classes), rtol=1e-15)
     assert log_loss(model, X[1400:], y[1400:]) < log_loss(default, X[1400:], y[1400:]) - 0.01
-    for either in (model, default):
-        either.set_params(top_k=1)
-    assert log_loss(model, X[1400:], y[1400:]) < log_loss(default, X[1400:], y[1400:])
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.3, 0.6])
@@ -69,10 +67,11 @@ def test_the_mean_probability_of_the_predicted_class_is_close_to_the_accuracy(wr
     assert confidence == pytest.approx(model.score(X[2500:], y[2500:]), abs=0.06)
 
 
-def test_small_data_and_multilabel_targets_are_not_calibrated():
+def test_the_smallest_data_and_multilabel_targets_are_not_calibrated():
     X, y = draw_noisy_documents(1100, wrong=0.4)
-    assert scaling_of(fit(X[:1023], y[:1023])) == without_calibration()
-    assert scaling_of(fit(X, y)) != without_calibration()
+    assert scaling_of(fit(X[:128], y[:128])) == without_calibration()
+    for n_samples in (129, 1023, 1100):
+        assert scaling_of(fit(X[:n_samples], y[:n_samples])) != without_calibration()
     of_labels = scaling_of(fit(X, np.eye(6, dtype=int)[y]))
     assert of_labels == default_scaling(6, multilabel=True)
 
@@ -133,13 +132,13 @@ def test_a_warm_start_trains_the_model_without_its_calibration(n_classes):
     X, y = draw_noisy_documents(1100, n_classes, wrong=0.4)
     model = fit(X, y, max_iter=1)
     in_training = run(*continue_fit(model, X, y), grow_connections).model
-    of_scores, of_outputs = scaling_of(model)[-2:]
+    of_scores, of_outputs, of_b2 = scaling_of(model).factors
     assert scaling_of(model) != without_calibration(n_classes)
-    router, bias, outputs, intercept = in_training
+    router, bias, outputs, intercept, *_ = in_training
     assert_allclose(of_scores * router.toarray(), model.router_coef_.toarray(), rtol=1e-12)
     assert_allclose(of_scores * bias, model.router_intercept_, rtol=1e-12)
     assert_allclose(of_outputs * outputs.toarray(), model.expert_coef_.toarray(), rtol=1e-12)
-    assert_allclose(of_outputs * intercept, model.intercept_, rtol=1e-12)
+    assert_allclose(of_outputs * of_b2 * intercept, model.intercept_, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n_classes", [2, 6])
@@ -175,17 +174,23 @@ def test_a_stream_keeps_the_calibration_of_a_fit(n_classes):
         assert abs(proba.max(axis=1).mean() - confidence) < 0.08
 
 
-def test_a_stream_that_does_not_begin_with_fit_is_not_calibrated():
-    X, y = draw_noisy_documents(wrong=0.4)
-    model = SparseExpertClassifier(random_state=0).partial_fit(X, y, classes=np.arange(6))
+def test_a_stream_that_does_not_begin_with_fit_is_calibrated_from_enough_samples(monkeypatch):
+    X, y = draw_noisy_documents(6000, wrong=0.4)
+    model, without = (SparseExpertClassifier(random_state=0) for _ in range(2))
+    model.partial_fit(X[:1000], y[:1000], classes=np.arange(6))
     assert scaling_of(model) == without_calibration()
-    model.partial_fit(X, y)
-    assert scaling_of(model) == without_calibration()
+    assert_array_equal(model.intercept_, 0)
+    without.partial_fit(X[:1000], y[:1000], classes=np.arange(6))
+    model.partial_fit(X[1000:5000], y[1000:5000])
+    monkeypatch.setattr(stream_choices, "MIN_RESERVOIR_ROWS", 10**6)
+    without.partial_fit(X[1000:5000], y[1000:5000])
+    assert scaling_of(model) != scaling_of(without) == without_calibration()
+    assert log_loss(model, X[5000:], y[5000:]) < log_loss(without, X[5000:], y[5000:])
 
 
 def test_a_new_fit_does_not_use_the_calibration_of_the_last_one():
     X, y = draw_noisy_documents(1100, wrong=0.4)
-    small = X[:200], y[:200]
+    small = X[:100], y[:100]
     again, fresh = fit(X, y).fit(*small), fit(*small)
     assert scaling_of(again) == without_calibration()
     assert_same_model(again, fresh)

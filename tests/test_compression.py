@@ -154,7 +154,7 @@ def test_experts_that_no_sample_keeps_have_no_weights_and_all_else_stays(documen
 
 def test_a_stream_trains_experts_without_weights_if_no_other_of_their_class_has_a_score(documents):
     X, y = documents
-    model = SparseExpertClassifier(n_experts=60, top_k=1, random_state=0).fit(X, y)
+    model = SparseExpertClassifier(n_experts=60, top_k=1, alpha=1.0, random_state=0).fit(X, y)
     unused = model.expert_load_ == 0
 
     def weights_after(labels):

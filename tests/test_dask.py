@@ -17,7 +17,7 @@ from stages import prepare, run
 from skparse import SparseExpertClassifier
 from skparse._training.connections import connect
 from skparse._training.held_out import hold_out
-from skparse.dask import DaskSparseExpertClassifier
+from skparse.dask import DaskSparseExpertClassifier, _estimator
 from skparse.dask import _partitions as partitions
 from skparse.dask import _rounds as rounds
 from skparse.datasets import make_topic_documents
@@ -324,14 +324,6 @@ def test_partitions_of_different_features_are_refused(client):
         DaskSparseExpertClassifier(client=client).fit(pairs)
 
 
-class KillsAWorker(DaskSparseExpertClassifier):
-    """Kills a process after the first epoch on the loss of the model."""
-
-    def _report(self, max_iter, epoch, loss, score):
-        if epoch == 0:
-            os.kill(next(iter(self.client.run(os.getpid).values())), signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def processes():
     """Return the client of two worker processes."""
@@ -345,11 +337,20 @@ def processes():
         yield client
 
 
-def test_a_worker_that_is_killed_in_the_middle_changes_nothing(client, processes):
+def test_a_worker_that_is_killed_in_the_middle_changes_nothing(client, processes, monkeypatch):
     blocks = cut(*draw_documents())
     expected = DaskSparseExpertClassifier(random_state=0, client=client).fit(*blocks)
-    killer = KillsAWorker(random_state=0, client=processes, verbose=1).fit(*blocks)
-    assert_same_model(expected, killer)
+    killed = []
+
+    def kill_a_worker(max_iter, epoch, loss, score):
+        if epoch == 0:
+            killed.append(next(iter(processes.run(os.getpid).values())))
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(_estimator, "report_epoch", kill_a_worker)
+    model = DaskSparseExpertClassifier(random_state=0, client=processes, verbose=1)
+    assert_same_model(expected, model.fit(*blocks))
+    assert killed and killed[0] not in processes.run(os.getpid).values()
 
 
 def test_a_grid_search_runs_on_the_workers_through_joblib(client):

@@ -42,7 +42,7 @@ def known_names():
         "labels": labels,
         "X": X,
         "X_val": X[:50],
-        "parts": [(X[:half], labels[:half]), (X[half:], labels[half:])],
+        "parts": [(texts[:half], labels[:half]), (texts[half:], labels[half:])],
         "classes": np.unique(labels),
         "classifier": SparseExpertClassifier(random_state=0).fit(X, labels),
     }

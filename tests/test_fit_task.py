@@ -104,8 +104,8 @@ def epochs_of_a_fit(n_epochs):
 @pytest.mark.parametrize("max_iter", [1, 5])
 def test_a_callback_hears_of_every_epoch(documents, max_iter):
     recorder = Recorder()
-    model = SparseExpertClassifier(max_iter=max_iter, random_state=0).set_callbacks(recorder)
-    model.fit(*documents)
+    model = SparseExpertClassifier(max_iter=max_iter, n_iter_no_change=5, random_state=0)
+    model.set_callbacks(recorder).fit(*documents)
     assert recorder.ended == [*epochs_of_a_fit(model.n_iter_), "fit"]
     assert recorder.begun == ["fit", *epochs_of_a_fit(model.n_iter_)]
     assert recorder.ended.count("epoch") == model.n_iter_ == max_iter

@@ -368,7 +368,9 @@ def test_the_network_of_an_estimator_gives_its_probabilities(parameters, dtype):
     batch = torch.tensor(X.toarray())
     for inputs in (batch, batch.to_sparse_csr()):
         probabilities = network(inputs).softmax(dim=1).detach().numpy()
-        assert_allclose(probabilities, classifier.predict_proba(X), atol=1e-6)
+        # The outputs multiply what rounding changes in the gate weights.
+        atol = 16 * np.finfo(dtype).eps
+        assert_allclose(probabilities, classifier.predict_proba(X), rtol=1e-5, atol=atol)
     half = SparseExpertNetwork.from_estimator(classifier, dtype=torch.float32)
     assert half.intercept.dtype == torch.float32
 

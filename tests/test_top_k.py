@@ -105,9 +105,15 @@ def test_a_numpy_integer_is_a_level(documents):
     assert_array_equal(model.predict(X), clone(model).set_params(top_k=2).fit(X, y).predict(X))
 
 
+def use_intercepts_alone(model):
+    """Make the scores of all samples b1, and no sample one without evidence."""
+    model.router_coef_ = sparse.csr_array(model.router_coef_.shape)
+    model.prior_logits_ = None
+
+
 def test_ties_go_to_the_expert_of_the_lowest_index(model, documents):
     X, _ = documents
-    model.router_coef_ = sparse.csr_array(X.shape[1:] + (12,))
+    use_intercepts_alone(model)
     model.router_intercept_ = np.array([1, 2, 2, 1, 2, 2, 2, 1, 1, 1, 1, 1.0])
     assert model.set_params(top_k=3).transform(X[:2]).indices.tolist() == [1, 2, 4] * 2
     assert model.set_params(top_k=6).transform(X[:1]).indices.tolist() == [0, 1, 2, 4, 5, 6]
@@ -115,7 +121,7 @@ def test_ties_go_to_the_expert_of_the_lowest_index(model, documents):
 
 def test_experts_that_are_not_positive_are_never_kept(model, documents):
     X, _ = documents
-    model.router_coef_ = sparse.csr_array(X.shape[1:] + (12,))
+    use_intercepts_alone(model)
     model.router_intercept_ = np.array([-1, 0, 3.0, 0, -2, 3.0 + np.log(2), 0, 0, 0, 0, 0, 0])
     codes = model.transform(X[:1])
     assert codes.indices.tolist() == [2, 5]
@@ -126,12 +132,12 @@ def test_experts_that_are_not_positive_are_never_kept(model, documents):
 def test_a_row_with_nothing_kept_is_predicted_by_b2_alone(model, documents, top_k):
     X, _ = documents
     model.set_params(top_k=top_k)
-    model.router_intercept_ = np.zeros(12)
+    model.router_intercept_ = np.full(12, -100.0)
     model.intercept_ = np.array([0.0, 1.0, 0.5, -1.0, 2.0, 0.0])
-    empty = sparse.csr_array((1, X.shape[1]))
-    assert model.transform(empty).nnz == 0
-    assert_allclose(model.predict_proba(empty), softmax(model.intercept_)[None, :])
-    assert model.predict(empty).tolist() == [model.classes_[4]]
+    expected = softmax(model.intercept_ / model.temperatures_[top_k - 1])
+    assert model.transform(X[:1]).nnz == 0
+    assert_allclose(model.predict_proba(X[:1]), expected[None, :])
+    assert model.predict(X[:1]).tolist() == [model.classes_[4]]
 
 
 def test_grid_search_chooses_the_level(documents):

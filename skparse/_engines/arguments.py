@@ -130,3 +130,58 @@ class AdamOptions(NamedTuple):
     mean_decay: float
     square_decay: float
     epsilon: float
+
+
+class StreamTables(NamedTuple):
+    """What a stream has learnt of each feature that occurred, a row each; changed in place."""
+
+    weights: np.ndarray  # (n_rows, n_experts), linear margins per unit of the scaled features
+    mass: np.ndarray  # (n_rows, n_experts), sum of the absolute values with each expert
+    facts: np.ndarray  # (n_rows, N_FACTS) of float64, see below
+
+
+class StreamExperts(NamedTuple):
+    """What a stream has learnt of each expert; changed in place."""
+
+    bias: np.ndarray  # (n_experts,), added to the margins
+    load: np.ndarray  # (n_experts,) of float64, sample weight with the target +1
+    first_seen: np.ndarray  # (n_experts,) of float64, weight of the stream before the first target
+    n_kept: np.ndarray  # (n_experts,) of int64, rows that keep the expert, before they are learnt
+
+
+class StreamRows(NamedTuple):
+    """The rows that a stream learns next, in their order."""
+
+    sample_weight: np.ndarray  # (n_samples,)
+    targets: Pattern  # (n_samples, n_experts), stores an entry where the target is +1
+
+
+class StreamOptions(NamedTuple):
+    """How a stream takes its steps."""
+
+    top_k: int  # at most the number of experts: that counts which of them a row keeps
+    shift: float  # an expert can be kept where its margin is above -shift
+    alpha: float  # strength of the penalty; 0 to estimate it from the stream
+    forgetting: float  # share of what has been seen that is forgotten per unit of weight
+    ridge: float  # of a step, per unit of alpha
+    ridge_per_error: float  # of a step, per share of wrong labels
+    error_window: float  # rows over which this share is averaged
+    relevance_smoothing: float
+    relevance_floor: float
+    relevance_power: float
+    relevance_growth: float  # of the count of a feature, until its relevance is measured again
+
+
+# Places in the array of totals of a stream, of float64.
+(
+    WEIGHT, SEEN, NONZEROS, MAGNITUDE, SQUARE, BIAS_SQUARE, CONTRADICTION, AGREEMENT, WINDOW,
+    LOSS, ENTROPY, ENTROPY_AT,
+) = range(12)  # fmt: skip
+N_TOTALS = 12
+# Columns of the facts about a feature: the sum of the squares of its relevant values, its sample
+# weight, the square of its relevance, the sample weight at which that was measured, the weight of
+# the stream when it last occurred, and the sign of all its values (2 if they differ).
+SQUARES, COUNT, RELEVANCE, MEASURED_AT, LAST_SEEN, SIGN = range(6)
+N_FACTS = 6
+# An expert that was first seen after this share of the stream has steps of its own.
+LATE_SHARE = 0.5

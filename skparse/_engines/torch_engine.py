@@ -15,6 +15,7 @@ from torch.nn import functional
 from ..nn._gating import keep_top
 from ..nn._network import expand_rows
 from .arguments import Csr
+from .stream_rows import stream_epoch
 from .torch_rows import (
     Block,
     RouterPart,
@@ -167,12 +168,24 @@ class TorchEngine:
                 mine[:] = theirs.cpu().numpy()
         return total
 
+    stream_epoch = staticmethod(stream_epoch)
+
     @torch.no_grad()
     def logits(self, X, first, last, model, top_k, out):
         for part, h, outputs, intercept in self._scored(X, first, last, model):
             kept = _KeptOutputs(outputs, len(intercept), *keep_top(h, top_k))
             logits = kept.sum().add_(intercept)
             out[part] = logits.cpu().numpy()
+
+    def find_empty(self, X, first, last, router):
+        features = np.repeat(np.arange(len(router.indptr) - 1), np.diff(router.indptr))
+        is_connected = np.zeros(len(router.indptr) - 1, bool)
+        is_connected[features[router.data != 0]] = True
+        entries = slice(X.indptr[first], X.indptr[last])
+        rows = np.repeat(np.arange(last - first), np.diff(X.indptr[first : last + 1]))
+        empty = np.ones(last - first, bool)
+        empty[rows[(X.data[entries] != 0) & is_connected[X.indices[entries]]]] = False
+        return empty
 
     @torch.no_grad()
     def logits_path(self, X, first, last, model, top_ks, out):

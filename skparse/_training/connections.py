@@ -42,7 +42,7 @@ def connect(problem, draft):
     relevance = measure_relevance(mass, data.exposure, data.full_columns, power)
     full = data.full_columns
     if full is not None:
-        relevance[full] = scale_full_columns(data, full, relevance[full])
+        relevance[full] = data.full_factor * scale_full_columns(data, full, relevance[full])
     values = relevance[data.X.indices]
     values *= data.X.data
     factors = relevance if data.relevance is None else data.relevance * relevance
@@ -78,7 +78,7 @@ def grow_connections(problem, draft):
         model = model_from_margins(draft, margins, bias)
     else:
         scaling = draft.scaling  # calibrated, which is undone
-        model = multiply_scores(draft.model, 1 / scaling.score_factor, 1 / scaling.output_factor)
+        model = multiply_scores(draft.model, *(1 / factor for factor in scaling.factors))
     old = model.router
     mass = expert_mass(data.X, data.sample_weight, data.sample_experts)
     mass = add_absences(mass, draft.exposure)

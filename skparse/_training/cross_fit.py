@@ -65,7 +65,10 @@ def cross_fit(problem, draft):
     strength = float(np.mean([fold.prior_strength for fold in folds]))
     alpha = float(np.exp(np.average(np.log(alphas), weights=mixture.weights[1:] + 1e-12)))
     held_out = np.zeros(len(fold_of), bool)
-    return replace(draft, mixture=mixture, alpha=alpha, prior_strength=strength, held_out=held_out)
+    return replace(
+        draft, mixture=mixture, alpha=alpha, prior_strength=strength, held_out=held_out,
+        temperatures=mixture.temperatures,
+    )  # fmt: skip
 
 
 def is_for_mixing(problem, draft):

@@ -1,6 +1,6 @@
 """The samples of a fit, with their experts and their scales."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -52,6 +52,7 @@ class TrainingData:
     siblings: sparse.csr_array | None = None  # (n_samples, n_experts): others of the same classes
     binary: bool = False  # two classes, two experts: trained as a single margin
     full_columns: np.ndarray | None = None  # of X, that nearly all samples store, if any
+    full_factor: float = 1.0  # on the full columns, see `choose_full_factor`
     relevance: np.ndarray | None = None  # (n_features,), what the columns of X were multiplied by
     row_factors: np.ndarray | None = None  # (n_samples,), what the rows of X were multiplied by
 
@@ -123,6 +124,27 @@ def build_training_data(X, labels, sample_weight, class_experts, *, binary=False
     has_full = is_full.any() and not is_full.all() and X.shape[0] > SMALL_SAMPLE
     full_columns = np.flatnonzero(is_full) if has_full else None
     return TrainingData(*parts, binary=binary, full_columns=full_columns)
+
+
+def take_samples(data, rows):
+    """Take some of the samples, with their experts and siblings; returns `TrainingData`."""
+
+    def part(array):
+        return None if array is None else array[rows]
+
+    X, weight, experts = data.X[rows], data.sample_weight[rows], data.sample_experts[rows]
+    exposure = Exposure(
+        np.bincount(X.indices, np.repeat(weight, np.diff(X.indptr)), minlength=X.shape[1]),
+        np.bincount(
+            experts.indices, np.repeat(weight, np.diff(experts.indptr)),
+            minlength=experts.shape[1],
+        ),
+        float(weight.sum(dtype=np.float64)),
+    )  # fmt: skip
+    return replace(
+        data, X=X, labels=data.labels[rows], sample_weight=weight, sample_experts=experts,
+        exposure=exposure, siblings=part(data.siblings), row_factors=part(data.row_factors),
+    )  # fmt: skip
 
 
 def share_experts(n_experts, n_classes):

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from .._csr import with_smallest_index_dtype
+from .._predictor import Predictor
 from .columns import (
     build_dense_model,
     centre_router,
@@ -23,6 +24,7 @@ from .completion import complete_model
 from .dense_run import DenseExperts, run_dense_epochs, start_experts
 from .held_out import CALIBRATION_FACTORS, measure_held_out
 from .scores import ScoreScaling, multiply_scores
+from .temperatures import choose_temperatures, level_logits
 
 # Chosen by cross-validation on training parts; docs/design/ has the record.
 MAX_EXPERTS_PER_CLASS = 16
@@ -102,11 +104,12 @@ def choose_candidate(problem, draft):
         own = replace(draft, columns=scaled, held_out=parts[place], alpha=candidate.alpha)
         experts = _train_experts(problem, own, ~parts[place], seeds[place])
         model = _model_of(problem, own, experts)
-        return measure_held_out(problem, own, model).by_factors
+        return measure_held_out(problem, own, model).by_factors, model
 
     places = [place for _ in candidates for place in range(len(parts))]
     tried = [candidate for candidate in candidates for _ in parts]
-    losses = np.array(problem.threads.map(attempt, places, tried))
+    losses, models = zip(*problem.threads.map(attempt, places, tried), strict=True)
+    losses = np.array(losses)
     losses = losses.reshape(len(candidates), len(parts), *losses.shape[1:]).sum(axis=1)
     least = losses.min(axis=(1, 2))
     least[1:] += CANDIDATE_ADVANTAGE * problem.data.exposure.total / problem.data.X.shape[0]
@@ -116,9 +119,29 @@ def choose_candidate(problem, draft):
         score_factor=float(CALIBRATION_FACTORS[of_scores]),
         output_factor=float(CALIBRATION_FACTORS[of_outputs]),
     )
+    models = models[best * len(parts) : (best + 1) * len(parts)]
     return replace(
-        draft, alpha=candidates[best].alpha, scaling=scaling, power=candidates[best].power
-    )
+        draft, alpha=candidates[best].alpha, scaling=scaling, power=candidates[best].power,
+        temperatures=choose_part_temperatures(problem, scaling, parts, models),
+    )  # fmt: skip
+
+
+def choose_part_temperatures(problem, scaling, parts, models):
+    """Choose the temperature of each level by models of samples that they took no part in."""
+    data, codes = problem.data, []
+    top_k = min(problem.options.top_k, *(len(model.router_intercept) for model in models))
+    for part, model in zip(parts, models, strict=True):
+        predictor, X = Predictor(model, problem.engine, problem.options.n_threads), data.X[part]
+        codes.append(predictor.code_block(X, 0, X.shape[0], top_k).astype(np.float64))
+    factors = {"of_scores": scaling.score_factor, "of_outputs": scaling.output_factor}
+
+    def logits_at(level):
+        pairs = zip(codes, models, strict=True)
+        return np.concatenate([level_logits(*pair, level, **factors) for pair in pairs])
+
+    rows = np.concatenate([np.flatnonzero(part) for part in parts])
+    weight = data.sample_weight[rows].astype(np.float64)
+    return choose_temperatures(logits_at, data.labels.indices[rows], weight, top_k)
 
 
 def draw_parts(problem):
@@ -166,7 +189,7 @@ def resume_dense(problem, draft):
     """Continue with the experts of a fitted model, on new samples."""
     columns = standardise(problem.data.X, draft.columns.offset, draft.columns.factor)
     scaling = draft.scaling
-    model = multiply_scores(draft.model, 1 / scaling.score_factor, 1 / scaling.output_factor)
+    model = multiply_scores(draft.model, *(1 / factor for factor in scaling.factors))
     numbers = np.bincount(model.outputs.indices, minlength=model.outputs.shape[1])
     class_starts = np.concatenate([[0], np.cumsum(numbers)])
     experts = DenseExperts(class_starts, router_of_model(columns, model))

@@ -12,9 +12,10 @@ import numpy as np
 from .._csr import with_values
 from .._predictor import Predictor
 from .low_rank import add_products
+from .temperatures import choose_temperatures, level_logits
 
 # Factors on the default scores and outputs, among which the held-out log-loss chooses.
-CALIBRATION_FACTORS = 2.0 ** (np.arange(-6, 5) / 3)
+CALIBRATION_FACTORS = 2.0 ** (np.arange(-12, 7) / 3)
 # From this many samples on some are held out: one in HELD_OUT_EVERY, at most MAX_HELD_OUT, but
 # always one in LARGE_HELD_OUT_EVERY.
 MIN_SAMPLES = 1024
@@ -23,8 +24,6 @@ MAX_HELD_OUT = 1000
 LARGE_HELD_OUT_EVERY = 64
 # Log-loss, in samples of mean weight, that a factor has to gain per its squared logarithm.
 FACTOR_PENALTY = 6.0
-# Weight of K = 1 in the log-loss; the rest is that of the largest K.
-WEIGHT_OF_TOP_1 = 0.15
 # Penalty on the squared shift of b2, in samples of mean weight.
 INTERCEPT_PENALTY = 20.0
 INTERCEPT_STEPS = 15
@@ -54,7 +53,10 @@ def hold_out(problem, draft):
 
 
 def calibrate(problem, draft):
-    """Choose the factors on scores and outputs with the least log-loss on the held-out samples."""
+    """Choose the factors on scores and outputs, and the temperature of each level.
+
+    Those with the least log-loss on the held-out samples.
+    """
     if not draft.held_out.any():
         return draft
     model = draft.model
@@ -64,12 +66,15 @@ def calibrate(problem, draft):
     of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
     if losses[of_scores, of_outputs] == 0:  # the samples have no weight
         return draft
-    scaling, factors = draft.scaling, CALIBRATION_FACTORS
-    scaling = scaling._replace(
-        score_factor=float(scaling.score_factor * factors[of_scores]),
-        output_factor=float(scaling.output_factor * factors[of_outputs]),
-    )
-    return replace(draft, scaling=scaling)
+    factors = CALIBRATION_FACTORS
+    scaling = draft.scaling.calibrated(factors[of_scores], factors[of_outputs])
+    codes, classes, weight = held_out_codes(problem, draft, model)
+    factors = {"of_scores": scaling.score_factor, "of_outputs": scaling.output_factor}
+    temperatures = choose_temperatures(
+        lambda level: level_logits(codes, model, level, **factors), classes, weight,
+        min(problem.options.top_k, len(model.router_intercept)),
+    )  # fmt: skip
+    return replace(draft, scaling=scaling, temperatures=temperatures)
 
 
 def calibrate_intercept(problem, draft, model):
@@ -125,57 +130,92 @@ def measure_held_out(problem, draft, model):
     -------
     HeldOutLosses
     """
-    by_factors, misses = sum_held_out(problem, draft, model)
-    weight = draft.data.sample_weight[draft.held_out].astype(np.float64)
-    penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * weight.mean()
-    by_factors += penalty[:, None] + penalty
+    codes, classes, weight = held_out_codes(problem, draft, model)
+    scaling, factors = draft.scaling, CALIBRATION_FACTORS
+    factors = scaling.score_factor * factors, scaling.output_factor * factors
+    by_factors, misses = measure_factors(codes, model, classes, weight, factors)
+    by_factors += factor_penalty(weight.mean())
     best = by_factors.argmin()
     return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
 
 
-def sum_held_out(problem, draft, model):
-    """Sum log-losses and probabilities of the wrong classes, each (n_factors, n_factors).
+def held_out_codes(problem, draft, model):
+    """Compute the gate weights that a model in training gives the held-out samples.
 
-    Sums of disjoint samples can be added.
+    Returns
+    -------
+    codes : csr_array (n_rows, n_experts) of float64
+    classes : ndarray (n_rows,) of int
+    weight : ndarray (n_rows,) of float64
     """
-    data, scaling, factors = draft.data, draft.scaling, CALIBRATION_FACTORS
-    weight = data.sample_weight[draft.held_out].astype(np.float64)
+    data, top_k = draft.data, min(problem.options.top_k, len(model.router_intercept))
     X, classes = data.X[draft.held_out], data.labels[draft.held_out].indices
     if data.row_factors is not None:  # predictions are for rows as they are
         factor = data.row_factors[draft.held_out].astype(X.dtype)
         X = with_values(X, X.data / np.repeat(factor, np.diff(X.indptr)))
     predictor = Predictor(model, problem.engine, problem.options.n_threads)
-    output_factors = scaling.output_factor * factors
-    # A gate of one weight does not depend on the factor on the scores.
-    gate = predictor.code_block(X, 0, X.shape[0], 1).astype(np.float64)
-    losses_at_1 = _log_losses(gate @ model.outputs, classes, output_factors)
-    top_k = min(problem.options.top_k, len(model.router_intercept))
-    gate = predictor.code_block(X, 0, X.shape[0], top_k).astype(np.float64)
-    losses_at_max_k = []
-    for factor in factors:
-        powers = with_values(gate, gate.data ** (scaling.score_factor * factor))
+    codes = predictor.code_block(X, 0, X.shape[0], top_k).astype(np.float64)
+    return codes, classes, data.sample_weight[draft.held_out].astype(np.float64)
+
+
+def measure_factors(codes, model, classes, weight, factors):
+    """Measure all pairs of factors on the scores and on the outputs of a model.
+
+    Parameters
+    ----------
+    codes : csr_array (n_rows, n_experts)
+        Gate weights at the K of the user.
+    model : SparseExpertModel
+    classes : ndarray (n_rows,) of int
+        The labels.
+    weight : ndarray (n_rows,) of float64
+    factors : list of ndarray
+        Those on the scores, and those on the outputs and b2.
+
+    Returns
+    -------
+    losses : ndarray (n_factors on the scores, n_factors on the outputs)
+        Log-losses, summed in sample weight.
+    misses : ndarray
+        The same shape: probabilities of the wrong classes.
+    """
+    of_scores, of_outputs = factors
+    b2 = model.intercept.astype(np.float64)
+    losses = []
+    for factor in of_scores:
+        powers = with_values(codes, codes.data**factor)
         powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
-        losses_at_max_k.append(_log_losses(powers @ model.outputs, classes, output_factors))
-    losses_at_max_k = np.array(losses_at_max_k)
+        own_b2 = min(1.0, factor) * b2  # see `ScoreScaling.calibrated`
+        losses.append(_log_losses(powers @ model.outputs, own_b2, classes, of_outputs))
+    losses = np.array(losses)
     # einsum calls no BLAS
-    misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses_at_max_k))
-    by_factors = WEIGHT_OF_TOP_1 * np.einsum("n,...nf->...f", weight, losses_at_1)
-    of_max_k = np.einsum("n,...nf->...f", weight, losses_at_max_k)
-    by_factors = by_factors + (1 - WEIGHT_OF_TOP_1) * of_max_k
-    return by_factors, misses
+    misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses))
+    return np.einsum("n,...nf->...f", weight, losses), misses
 
 
-def _log_losses(logits, classes, factors):
+def factor_penalty(mean_weight):
+    """Log-loss that each pair of factors has to gain, (n_factors, n_factors)."""
+    penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * mean_weight
+    return penalty[:, None] + penalty
+
+
+def _log_losses(logits, intercept, classes, factors):
     """Log-loss of every row at every factor on the logits, (n_rows, n_factors).
 
-    ``logits`` is sparse: what it does not store is zero. ``classes`` (n_rows,) are the labels.
+    ``logits`` is sparse; what it does not store is zero. ``intercept`` (n_classes,) is b2, which
+    is added to all. ``classes`` (n_rows,) are the labels.
     """
     per_row = np.diff(logits.indptr)
     rows = np.repeat(np.arange(len(per_row)), per_row)
     is_own = logits.indices == classes[rows]
-    own = np.bincount(rows[is_own], logits.data[is_own], minlength=len(per_row))
+    own = intercept[classes]
+    own = own + np.bincount(rows[is_own], logits.data[is_own], minlength=len(per_row))
+    prior = intercept[logits.indices]
     losses = np.empty((len(per_row), len(factors)))
     for k, factor in enumerate(factors):
-        totals = np.bincount(rows, np.exp(factor * logits.data), minlength=len(per_row))
-        losses[:, k] = np.log(totals + (logits.shape[1] - per_row)) - factor * own
+        changes = np.exp(factor * (logits.data + prior)) - np.exp(factor * prior)
+        totals = np.exp(factor * intercept).sum() + np.bincount(
+            rows, changes, minlength=len(per_row)
+        )
+        losses[:, k] = np.log(totals) - factor * own
     return losses

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from .held_out import least_shift
+from .temperatures import choose_temperatures
 
 # Chosen by cross-validation on training parts; docs/design/ has the record.
 # A weight below this share of the sum counts as zero.
@@ -20,7 +21,6 @@ EMPTY_SHARE = 0.01
 # Calibration: factors on the scores and on the outputs, chosen on about so many logits.
 MIXED_FACTORS = 2.0 ** (np.arange(-6, 7) / 2)
 CALIBRATED_LOGITS = 2**16
-MIXED_WEIGHT_OF_TOP_1 = 0.01
 SHIFT_PENALTY = 1.0  # on the squared shift of b2, in samples of mean weight
 SHIFT_STEPS = 30
 # A score passes the ReLU where its margin is above minus the level; b1 is at least the other one.
@@ -50,6 +50,7 @@ class Mixture(NamedTuple):
     score_factor: float
     output_factor: float
     intercept: np.ndarray  # (n_classes,), b2
+    temperatures: np.ndarray  # (top_k,), of each level
     loss: float  # mean log-loss of the samples
 
 
@@ -100,12 +101,8 @@ def choose_mixture(samples, scaling, top_k):
     # two classes keeps one expert only.
     level = max(LEVEL, LOWEST_INTERCEPT - float(margins[-1].min()))
     scores = scaling.scale * (margins + level)
-    score_factor, output_factor, intercept, loss = calibrate_scores(
-        scores, samples, scaling.gain, top_k
-    )
-    return Mixture(
-        strengths / total, bias / total, level, score_factor, output_factor, intercept, loss
-    )
+    calibration = calibrate_scores(scores, samples, scaling.gain, top_k)
+    return Mixture(strengths / total, bias / total, level, *calibration)
 
 
 def choose_strengths(samples):
@@ -148,15 +145,13 @@ def choose_strengths(samples):
 
 
 def calibrate_scores(scores, samples, gain, top_k):
-    """Choose the factors on scores and outputs, and b2, with the least log-loss.
-
-    Most of it is that at the K of the user; a part is that at K = 1, so that its probabilities are
-    of use, too.
+    """Choose the factors on scores and outputs, b2 and temperatures with the least log-loss.
 
     Returns
     -------
     score_factor, output_factor : float
     intercept : ndarray (n_classes,)
+    temperatures : ndarray (top_k,)
     loss : float
         Mean log-loss at the K of the user.
     """
@@ -166,19 +161,20 @@ def calibrate_scores(scores, samples, gain, top_k):
     # Transposed, because sums over few classes are slow.
     gates = [gate_weights(factor * part, top_k).T.copy() for factor in MIXED_FACTORS]
     losses = np.empty((len(MIXED_FACTORS), len(MIXED_FACTORS)))
-    gate_of_one = gate_weights(part, 1).T.copy()
     for j, output_factor in enumerate(MIXED_FACTORS):
-        at_1 = log_losses(gain * output_factor * gate_of_one, labels, rows) @ weight
         for i, gate in enumerate(gates):
-            at_k = log_losses(gain * output_factor * gate, labels, rows) @ weight
-            losses[i, j] = MIXED_WEIGHT_OF_TOP_1 * at_1 + (1 - MIXED_WEIGHT_OF_TOP_1) * at_k
+            losses[i, j] = log_losses(gain * output_factor * gate, labels, rows) @ weight
     i, j = np.unravel_index(losses.argmin(), losses.shape)
     score_factor, output_factor = float(MIXED_FACTORS[i]), float(MIXED_FACTORS[j])
     logits = gain * output_factor * gate_weights(score_factor * scores, top_k)
     shift = least_shift(logits, samples.labels, samples.weight, SHIFT_PENALTY, SHIFT_STEPS)
     rows = np.arange(len(samples.labels))
     loss = log_losses((logits + shift).T, samples.labels, rows) @ samples.weight
-    return score_factor, output_factor, shift, float(loss / samples.weight.sum())
+    temperatures = choose_temperatures(
+        lambda k: gain * output_factor * gate_weights(score_factor * scores, k) + shift,
+        samples.labels, samples.weight, top_k,
+    )  # fmt: skip
+    return score_factor, output_factor, shift, temperatures, float(loss / samples.weight.sum())
 
 
 def gate_weights(scores, top_k):

@@ -84,6 +84,9 @@ class Draft:
     alpha: float  # strength of the penalty
     model: SparseExpertModel | None = None  # complete after `train_nested`
     held_out: np.ndarray | None = None  # (n_samples,) of bool, see `hold_out`
+    shift: np.ndarray | None = None  # (n_classes,), added to b2 of the complete model
+    temperatures: np.ndarray | None = None  # of each level, see `SparseExpertModel`
+    prior_logits: np.ndarray | None = None  # of a stream before these samples
     margins: sparse.csr_array | None = None  # (n_features, n_experts), start of the linear epochs
     orders: tuple = ()  # two lists: orders of the linear epochs without and with held-out samples
     run: LinearRun | None = None  # the linear epochs so far

@@ -11,6 +11,7 @@ import numpy as np
 from .._threads import open_threads
 from .completion import complete_model
 from .connections import connect, grow_connections, limit_density
+from .cross_calibration import cross_calibrate
 from .cross_fit import complete_mixture, cross_fit, is_for_mixing, is_mixed, mix_linear
 from .dense import (
     begin_dense,
@@ -21,6 +22,7 @@ from .dense import (
     train_dense,
 )
 from .expert_load import measure_load
+from .full_columns import choose_full_factor
 from .held_out import calibrate, hold_out
 from .linear import advance_linear, run_linear, start_linear
 from .low_rank import add_low_rank, start_low_rank
@@ -28,6 +30,7 @@ from .nested import train_nested
 from .penalty import choose_penalty
 from .problem import Draft, Monitor, Problem
 from .scales import bound_scales
+from .scores import out_of_range
 from .text_clusters import assign_experts, choose_experts
 
 
@@ -54,8 +57,7 @@ class Branch(NamedTuple):
 
 # A new model. The linear epochs run twice: without the held-out samples, and with all.
 _PREPARE = bound_scales, choose_experts
-_CHOOSE_BY_HELD_OUT = (
-    hold_out,
+_TRAIN_LINEAR = (
     connect,
     start_linear,
     start_low_rank,
@@ -66,13 +68,18 @@ _CHOOSE_BY_HELD_OUT = (
     run_linear,
 )
 HELD_OUT = Recipe(
-    start=(*_PREPARE, *_CHOOSE_BY_HELD_OUT, limit_density), train=(train_nested, measure_load)
+    start=(*_PREPARE, hold_out, *_TRAIN_LINEAR, limit_density), train=(train_nested, measure_load)
 )
 # The same; but of few classes, a mixture of linear margins is better.
 TEXT = Recipe(
     start=(
         *_PREPARE,
-        Branch(is_for_mixing, (cross_fit, mix_linear), _CHOOSE_BY_HELD_OUT),
+        choose_full_factor,
+        Branch(
+            is_for_mixing,
+            (cross_fit, mix_linear),
+            (hold_out, cross_calibrate, *_TRAIN_LINEAR),
+        ),
         limit_density,
     ),
     train=(Branch(is_mixed, (complete_mixture,), (train_nested,)), measure_load),
@@ -151,8 +158,4 @@ def check_range(X, model):
             np.maximum.at(of_features, features, weights)
             is_finite = (of_features[X.indices] * np.abs(X.data) <= largest).all()
     if not is_finite:
-        raise ValueError(
-            "X or sample_weight holds values too large or too small to train on: a weight of the "
-            f"model, or a score, is not finite in {X.dtype}. Scale X, for example with "
-            "MaxAbsScaler."
-        )
+        raise ValueError(out_of_range(X.dtype))

@@ -18,6 +18,24 @@ class ScoreScaling(NamedTuple):
     threshold: float  # gate weight at which a logit is zero
     score_factor: float  # on the router, after training
     output_factor: float  # on the outputs and b2, after training
+    intercept_factor: float = 1.0  # on b2 once more
+
+    @property
+    def factors(self):
+        """What a model is multiplied by after training, see `multiply_scores`."""
+        return self.score_factor, self.output_factor, self.intercept_factor
+
+    def calibrated(self, of_scores, of_outputs):
+        """Multiply the factors by others.
+
+        The smaller the scores, the closer are the gate weights, and with them the logits of the
+        classes. b2 shrinks with these, or it would decide alone.
+        """
+        return self._replace(
+            score_factor=float(self.score_factor * of_scores),
+            output_factor=float(self.output_factor * of_outputs),
+            intercept_factor=float(self.intercept_factor * min(1.0, of_scores)),
+        )
 
 
 def default_scaling(n_classes, multilabel):
@@ -98,12 +116,20 @@ def to_single_margin(margins, bias):
     return joined, ((bias[1:] - bias[:1]) / 2)
 
 
-def multiply_scores(model, score_factor, output_factor):
-    """Multiply the scores of a model, and its outputs and b2, by factors."""
+def multiply_scores(model, score_factor, output_factor, intercept_factor=1.0):
+    """Multiply the scores of a model, its outputs and b2, and b2 once more, by factors."""
     kind = model.intercept.dtype.type
     return SparseExpertModel(
         with_values(model.router, kind(score_factor) * model.router.data),
         kind(score_factor) * model.router_intercept,
         with_values(model.outputs, kind(output_factor) * model.outputs.data),
-        kind(output_factor) * model.intercept,
+        kind(output_factor * intercept_factor) * model.intercept,
+    )
+
+
+def out_of_range(dtype):
+    """Message of the error that a weight of the model is not finite."""
+    return (
+        "X or sample_weight holds values too large or too small to train on: a weight of the "
+        f"model, or a score, is not finite in {dtype}. Scale X, for example with MaxAbsScaler."
     )

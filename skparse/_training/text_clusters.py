@@ -30,6 +30,7 @@ DENSE_CENTROIDS = 2**24  # numbers at most
 # The trial runs on so many nonzeros at most, and needs so many samples per expert.
 TRIAL_NONZEROS = 250_000
 TRIAL_EPOCHS = 4
+TRIAL_ALPHAS = 1.0, 9.0
 TRIAL_HELD_OUT = 0.2
 MIN_SAMPLES_PER_EXPERT = 40
 # Standard errors by which the held-out loss has to fall, paired by samples, and the mean by which
@@ -54,13 +55,22 @@ def choose_experts(problem, draft):
     rows = deepcopy(problem.random_state).permutation(n_samples)[:n_trial]
     parts = data.X[rows], data.labels[rows], data.sample_weight[rows], data.class_experts
     part = build_training_data(*parts, binary=data.binary)
-    one = trial_losses(problem, draft, part)
     split = split_classes(part, n_experts, deepcopy(problem.random_state))
-    gains = one - trial_losses(problem, draft, split)
+    gains = least_trial_losses(problem, draft, part) - least_trial_losses(problem, draft, split)
     error = gains.std() / np.sqrt(len(gains))
     if not gains.mean() > max(MIN_GAIN * error, MIN_MEAN_GAIN):
         return draft
     return replace(draft, data=split_classes(data, n_experts, problem.random_state))
+
+
+def least_trial_losses(problem, draft, data):
+    """Losses of the held-out samples with the penalty of `TRIAL_ALPHAS` that has the least sum.
+
+    Where labels are wrong, several experts of a class may replace a stronger penalty.
+    """
+    alphas = TRIAL_ALPHAS if problem.options.alpha is None else (draft.alpha,)
+    tried = [trial_losses(problem, replace(draft, alpha=alpha), data) for alpha in alphas]
+    return min(tried, key=np.sum)
 
 
 def trial_losses(problem, draft, data):

@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
+from .._model import SparseExpertModel
 from .._training.held_out import (
     CALIBRATION_FACTORS,
-    FACTOR_PENALTY,
     HELD_OUT_EVERY,
     INTERCEPT_PENALTY,
     INTERCEPT_STEPS,
@@ -17,12 +18,15 @@ from .._training.held_out import (
     MAX_LOGITS,
     MIN_SAMPLES,
     HeldOutLosses,
+    factor_penalty,
     least_shift,
 )
 from .._training.linear import EPOCHS_WITHOUT_HELD_OUT, LINEAR_EPOCHS
 from .._training.low_rank import SHARPNESS
 from .._training.naive_bayes import choose_prior_strength
 from .._training.penalty import ALPHAS, COMPARED_AFTER, HINGE_ROWS, MIN_HELD_OUT
+from .._training.temperatures import MAX_LOGITS as MAX_LEVEL_LOGITS
+from .._training.temperatures import choose_temperatures, level_logits
 from . import _low_rank as low_rank
 from . import _partitions as partitions
 from . import _rounds as rounds
@@ -123,9 +127,7 @@ class Training:
         )
         sums = [sum(column) for column in zip(*filter(None, results), strict=True)]
         by_factors, misses, hinge, weight, n_rows = sums
-        # As `measure_held_out` does with the sums of all held-out samples.
-        penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * weight / n_rows
-        by_factors = by_factors + penalty[:, None] + penalty
+        by_factors = by_factors + factor_penalty(weight / n_rows)
         best = by_factors.argmin()
         loss = float(by_factors.flat[best] + misses.flat[best])
         return HeldOutLosses(by_factors, loss), hinge
@@ -145,7 +147,7 @@ class Training:
         return chosen[0]
 
     def train_linear(self, scaling, alpha):
-        """Run all linear epochs; returns (average, alpha, calibrated scaling, low-rank term)."""
+        """Run all linear epochs; returns (average, alpha, scaling, term, temperatures)."""
         margins = self.submit(rounds.start_margins, self.frame, self.prior_strength)
         n_without = EPOCHS_WITHOUT_HELD_OUT if self.n_held_out else LINEAR_EPOCHS
         if alpha is None and self.n_held_out >= MIN_HELD_OUT:
@@ -155,11 +157,11 @@ class Training:
         epochs.run(n_without - epochs.n_epochs, epochs.n_epochs)
         scaling, term = self.train_low_rank(scaling, epochs.mean)
         if not self.n_held_out:
-            return epochs.mean, epochs.alpha, scaling, term
-        scaling = self.calibrate(scaling, epochs.mean, term)
+            return epochs.mean, epochs.alpha, scaling, term, None
+        scaling, temperatures = self.calibrate(scaling, epochs.mean, term)
         further = LinearEpochs(self, epochs.mean, epochs.alpha, seen=epochs.seen)
         further.run(LINEAR_EPOCHS - n_without, n_without, with_held_out=True)
-        return further.mean, epochs.alpha, scaling, term
+        return further.mean, epochs.alpha, scaling, term, temperatures
 
     def train_low_rank(self, scaling, margins):
         """Train the low-rank term if there is one; returns (scaling, term or None)."""
@@ -179,17 +181,31 @@ class Training:
         return scaling, self.submit(low_rank.finish_term, frame, term, sums)
 
     def calibrate(self, scaling, mean, term):
-        """Choose the factors on scores and outputs with the least log-loss."""
+        """Choose factors on scores and outputs, and temperatures; returns both."""
         losses = self.measure(scaling, mean, term)[0].by_factors
         of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
-        return scaling._replace(
-            score_factor=float(scaling.score_factor * CALIBRATION_FACTORS[of_scores]),
-            output_factor=float(scaling.output_factor * CALIBRATION_FACTORS[of_outputs]),
+        calibrated = scaling.calibrated(
+            CALIBRATION_FACTORS[of_scores], CALIBRATION_FACTORS[of_outputs]
         )
+        setting = self.setting
+        every = max(1, self.n_held_out * setting.n_classes // MAX_LEVEL_LOGITS)
+        arguments = self.frame, setting, scaling, mean, term, every
+        results = self.gather(self.map(rounds.measure_codes, *arguments))
+        codes, classes, weight = zip(*filter(None, results), strict=True)
+        codes = sparse.vstack(codes, format="csr")
+        outputs = scaling.gain * sparse.eye_array(setting.n_classes, format="csr")
+        model = SparseExpertModel(None, None, outputs, np.zeros(setting.n_classes))
+        factors = {"of_scores": calibrated.score_factor, "of_outputs": calibrated.output_factor}
+        temperatures = choose_temperatures(
+            lambda level: level_logits(codes, model, level, **factors),
+            np.concatenate(classes), np.concatenate(weight),
+            min(setting.top_k, setting.n_classes),
+        )  # fmt: skip
+        return calibrated, temperatures
 
     def train(self, scaling, alpha, max_iter, report=None):
         """Train on the partitions; returns `Trained`."""
-        margins, alpha, scaling, term = self.train_linear(scaling, alpha)
+        margins, alpha, scaling, term, temperatures = self.train_linear(scaling, alpha)
         frame, setting = self.frame, self.setting
         weights = mean = self.submit(rounds.start_weights, frame, setting, scaling, margins)
         losses = []
@@ -205,10 +221,12 @@ class Training:
             self.n_rounds += 1
             if report is not None:
                 report(epoch, self.gather(losses[-1:])[0], None)
-        model = self.submit(rounds.finish_weights, frame, scaling, mean, term)
+        model = self.submit(rounds.finish_weights, frame, scaling, mean, term, temperatures)
         if self.n_held_out:
             shift = self.choose_shift(model)
             model = self.submit(rounds.shift_intercept, model, shift)
+        of_empty = np.sum(self.gather(self.map(rounds.sum_empty, setting, model)), axis=0)
+        model = self.submit(rounds.add_prior, frame, setting, model, of_empty)
         load = self.map(rounds.count_load, setting, model)
         model, losses, load = self.gather([model]), self.gather(losses), self.gather(load)
         n_bytes = sum(array.nbytes for array in model[0].values())

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .. import SparseExpertClassifier
-from .._fit_task import unchanged_on_error
+from .._fit_task import report_epoch, unchanged_on_error
 from .._training.expert_load import prune_unused
 from .._training.problem import SCHEDULES, UPDATES_PER_EPOCH, Draft
 from .._training.scores import default_scaling
@@ -201,7 +201,7 @@ engine, device, sparse_output
                 default_scaling(len(samples.classes), False),
                 None if self.alpha == "auto" else float(self.alpha),
                 epochs,
-                partial(self._report, epochs) if self.verbose else None,
+                partial(report_epoch, epochs) if self.verbose else None,
             )
             self._keep(trained, training, samples, contents)
         return self

@@ -22,16 +22,16 @@ from .._engines.arguments import LinearRows, NestedOptions, NestedRows, Pattern,
 from .._model import SparseExpertModel
 from .._predictor import Predictor
 from .._threads import Threads
-from .._training.completion import complete_model
 from .._training.connections import add_absences, measure_relevance
 from .._training.data import Exposure, Geometry, TrainingData
-from .._training.held_out import sum_held_out
+from .._training.held_out import CALIBRATION_FACTORS, held_out_codes, measure_factors
 from .._training.linear_run import squared_hinge
 from .._training.low_rank import add_products
 from .._training.naive_bayes import log_odds, sum_prior_products
 from .._training.nested import OUTPUT_RATE, draw_batch_top_k, step_lengths
+from .._training.prior import EMPTY_STRENGTH, logits_of
 from .._training.problem import Draft, Problem
-from .._training.scores import model_from_margins
+from .._training.scores import model_from_margins, multiply_scores
 
 
 class Setting(NamedTuple):
@@ -277,17 +277,53 @@ def measure_margins(partition, frame, setting, scaling, margins, every, term, *,
     """
     if partition is None or not partition.held_out.any():
         return None
+    codes, classes, weight, model, draft = code_held_out(
+        partition, frame, setting, scaling, margins, term
+    )
+    factors = (
+        scaling.score_factor * CALIBRATION_FACTORS,
+        scaling.output_factor * CALIBRATION_FACTORS,
+    )
+    by_factors, misses = measure_factors(codes, model, classes, weight, factors)
+    rows, hinge = np.flatnonzero(partition.held_out), 0.0
+    if with_hinge:
+        hinge = squared_hinge(
+            draft.data,
+            with_values(frame.pattern, margins.values),
+            margins.bias,
+            partition.labels,
+            rows[::every],
+        )
+    return by_factors, misses, hinge, float(weight.sum()), len(rows)
+
+
+def code_held_out(partition, frame, setting, scaling, margins, term):
+    """Compute the gate weights of the held-out samples, and what gives them.
+
+    Returns
+    -------
+    (codes, classes, weight) of `held_out_codes`, the model and the draft
+    """
     problem, draft = build_training(partition, frame, setting, scaling)
-    matrix = with_values(frame.pattern, margins.values)
-    model = model_from_margins(draft, matrix, margins.bias)
+    model = model_from_margins(draft, with_values(frame.pattern, margins.values), margins.bias)
     if term is not None:
         model = add_products(model, term)
-    by_factors, misses = sum_held_out(problem, draft, model)
-    rows, hinge = np.flatnonzero(partition.held_out), 0.0
-    weight = partition.sample_weight[rows].sum(dtype=np.float64)
-    if with_hinge:
-        hinge = squared_hinge(draft.data, matrix, margins.bias, partition.labels, rows[::every])
-    return by_factors, misses, hinge, float(weight), len(rows)
+    return *held_out_codes(problem, draft, model), model, draft
+
+
+def measure_codes(partition, frame, setting, scaling, margins, term, every):
+    """Compute the gate weights of some held-out samples, which choose the temperatures.
+
+    Returns
+    -------
+    (codes, classes, weight), or None without held-out samples
+    """
+    if partition is None or not partition.held_out.any():
+        return None
+    held_out = np.zeros_like(partition.held_out)
+    held_out[np.flatnonzero(partition.held_out)[::every]] = True
+    partition = partition._replace(held_out=held_out)
+    return code_held_out(partition, frame, setting, scaling, margins, term)[:3]
 
 
 def start_weights(frame, setting, scaling, margins):
@@ -375,11 +411,33 @@ def advance_weights(frame, setting, scaling, alpha, weights, change):
     return apply_changes(weights, change, nested_shrinkage(frame, setting, scaling, alpha))
 
 
-def finish_weights(frame, scaling, weights, term):
+def finish_weights(frame, scaling, weights, term, temperatures):
     """Build the model for X as the user gave it, before b2 is calibrated."""
-    data = PartitionData(*([None] * 6), relevance=frame.relevance, geometry=frame.geometry)
-    draft = Draft(data=data, scaling=scaling, alpha=1.0, low_rank=term)
-    return complete_model(None, draft, weights_to_model(frame, weights))
+    model = weights_to_model(frame, weights)
+    if term is not None:
+        model = add_products(model, term)
+    model = multiply_scores(model, *scaling.factors)
+    relevance = np.repeat(frame.relevance, np.diff(frame.pattern.indptr))
+    router = with_values(model.router, model.router.data * relevance)
+    return model._replace(router=router, temperatures=temperatures)
+
+
+def sum_empty(partition, setting, model):
+    """Sum the weights of the samples without a connected feature, (n_classes,)."""
+    if partition is None:
+        return np.zeros(setting.n_classes)
+    X, router = csr_arrays(partition.X), csr_arrays(model.router)
+    weight = partition.sample_weight.astype(np.float64)
+    empty = get_engine(setting.engine, setting.device).find_empty(X, 0, len(weight), router)
+    return partition.labels.T @ (empty * weight)
+
+
+def add_prior(frame, setting, model, of_empty):
+    """Add the logits of samples without a connected feature, as `measure_prior` has them."""
+    strength = EMPTY_STRENGTH * setting.weight / setting.n_samples
+    shares = of_empty + strength * frame.exposure.expert / frame.exposure.total
+    logits = logits_of(shares / (of_empty.sum() + strength), multilabel=False)
+    return model._replace(prior_logits=logits.astype(model.intercept.dtype))
 
 
 def measure_logits(partition, setting, model, every):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .. import SparseExpertClassifier
 
 DEFAULT_TOP_K = 8
+PATTERNS = "router_indptr", "router_indices", "output_indptr", "output_indices"
 
 
 class SparseExpertNetwork(nn.Module):
@@ -53,6 +54,10 @@ class SparseExpertNetwork(nn.Module):
     router_intercept : nn.Parameter (n_experts,)
     output_values : nn.Parameter (n_outputs,)
     intercept : nn.Parameter (n_classes,)
+    temperatures : torch.Tensor (n_levels,) or None
+        What the logits are divided by at K = 1, 2, ..., of the estimator that it was built from.
+    prior_logits : torch.Tensor (n_classes,) or None
+        Logits of a sample whose scores are b1 alone, of that estimator.
     training_top_k : int or None
         The K of the forward passes in training mode; `top_k` if None. `NestedTopK` sets it.
 
@@ -92,9 +97,10 @@ class SparseExpertNetwork(nn.Module):
         self.n_classes = n_classes
         self.top_k = top_k
         self.training_top_k = None
-        names = "router_indptr", "router_indices", "output_indptr", "output_indices"
-        for name, pattern in zip(names, patterns, strict=True):
+        for name, pattern in zip(PATTERNS, patterns, strict=True):
             self.register_buffer(name, _as_index(pattern, device))
+        for name in ("temperatures", "prior_logits"):
+            self.register_buffer(name, None)
         self.n_features = len(self.router_indptr) - 1
         sizes = {
             "router_values": len(self.router_indices),
@@ -211,7 +217,8 @@ class SparseExpertNetwork(nn.Module):
         """
         model = _model_of(classifier)
         pattern = *_pattern(model.router), *_pattern(model.outputs)
-        for mine, theirs in zip(self.buffers(), pattern, strict=True):
+        for name, theirs in zip(PATTERNS, pattern, strict=True):
+            mine = getattr(self, name)
             if not np.array_equal(mine.cpu().numpy(), theirs):
                 raise ValueError(
                     "The classifier has other connections than this network; to_estimator takes "
@@ -240,7 +247,8 @@ class SparseExpertNetwork(nn.Module):
         model : object with the attributes of the model
             ``router`` and ``outputs`` have ``indptr``, ``indices`` and ``data`` of a CSR matrix,
             (n_features, n_experts) and (n_experts, n_classes). ``router_intercept`` (n_experts,)
-            and ``intercept`` (n_classes,) are arrays.
+            and ``intercept`` (n_classes,) are arrays. ``temperatures`` (n_levels,) and
+            ``prior_logits`` (n_classes,) may be missing, or None.
         device : torch.device or str, default=None
 
         Returns
@@ -260,6 +268,10 @@ class SparseExpertNetwork(nn.Module):
         with torch.no_grad():
             for mine, theirs in zip(network.parameters(), values, strict=True):
                 mine.copy_(torch.tensor(theirs))
+        for name in ("temperatures", "prior_logits"):
+            extra = getattr(model, name, None)
+            if extra is not None:
+                setattr(network, name, torch.tensor(extra, dtype=dtype, device=device))
         return network
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
@@ -287,7 +299,14 @@ class SparseExpertNetwork(nn.Module):
 
     def logits(self, h: torch.Tensor, top_k: int) -> torch.Tensor:
         """Logits from router scores ``h`` (n_samples, n_experts), (n_samples, n_classes)."""
-        return self._weighted_outputs(*keep_top(h, top_k)) + self.intercept
+        logits = self._weighted_outputs(*keep_top(h, top_k)) + self.intercept
+        return self._temper(logits, top_k)
+
+    def _temper(self, logits, top_k):
+        """Divide the logits by the temperature of their level."""
+        if self.temperatures is None or top_k > len(self.temperatures):
+            return logits
+        return logits / self.temperatures[top_k - 1]
 
     def logits_path(self, h: torch.Tensor, top_ks: Sequence[int]) -> torch.Tensor:
         """Logits at every K of an ascending list, (n_top_ks, n_samples, n_classes)."""
@@ -300,7 +319,8 @@ class SparseExpertNetwork(nn.Module):
             added = slice(before, top_k)
             outputs = outputs + self._weighted_outputs(experts[:, added], weights[:, added])
             totals = totals + weights[:, added].sum(dim=1, keepdim=True)
-            path.append(outputs / torch.where(totals > 0, totals, 1.0) + self.intercept)
+            logits = outputs / torch.where(totals > 0, totals, 1.0) + self.intercept
+            path.append(self._temper(logits, top_k))
             before = top_k
         return torch.stack(path)
 
@@ -336,7 +356,11 @@ class SparseExpertNetwork(nn.Module):
             If X has another number of features, or is sparse and not of two dimensions.
         """
         h = self._scores(X)
-        logits = self.logits(h.reshape(-1, self.n_experts), self._choose_top_k(top_k))
+        scores = h.reshape(-1, self.n_experts)
+        logits = self.logits(scores, self._choose_top_k(top_k))
+        if self.prior_logits is not None:
+            is_empty = (scores == self.router_intercept).all(dim=1, keepdim=True)
+            logits = torch.where(is_empty, self.prior_logits, logits)
         return logits.view(*h.shape[:-1], self.n_classes)
 
     def route(self, X: torch.Tensor, top_k: int | None = None) -> SparseActivation:
@@ -437,6 +461,8 @@ def _model_of(classifier):
         router_intercept=classifier.router_intercept_,
         outputs=classifier.expert_coef_,
         intercept=classifier.intercept_,
+        temperatures=classifier.temperatures_,
+        prior_logits=classifier.prior_logits_,
     )
 
 

@@ -160,7 +160,9 @@ def test_gate_weights_are_those_of_a_loop(top_k):
 def test_the_calibration_has_the_least_loss_of_all_factors():
     samples = draw_samples(2000)
     scores = 3 * (samples.margins[0] + 2)
-    score_factor, output_factor, shift, loss = calibrate_scores(scores, samples, 3.0, 3)
+    score_factor, output_factor, shift, temperatures, loss = calibrate_scores(
+        scores, samples, 3.0, 3
+    )
 
     def loss_at(of_scores, of_outputs, b2):
         logits = 3.0 * of_outputs * gate_weights(of_scores * scores, 3) + b2
@@ -175,6 +177,8 @@ def test_the_calibration_has_the_least_loss_of_all_factors():
         for step in (-0.3, 0.3):
             moved = shift + step * np.eye(3)[place]
             assert loss_at(score_factor, output_factor, moved) > loss
+    assert temperatures.shape == (3,)
+    assert temperatures[0] > temperatures[-1] == 1
 
 
 # The model

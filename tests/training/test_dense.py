@@ -342,7 +342,10 @@ def test_a_fitted_model_is_resumed_as_it_is():
     problem, draft = prepare(*draw_table())
     fitted = run_recipe(DENSE, problem, draft)
     columns = Columns(None, fitted.columns.offset, fitted.columns.factor)
-    draft = replace(draft, model=fitted.model, scaling=fitted.scaling, columns=columns)
+    draft = replace(
+        draft, model=fitted.model, scaling=fitted.scaling, columns=columns,
+        temperatures=fitted.temperatures,
+    )  # fmt: skip
     resumed = resume_dense(problem, draft)
     model = complete_model(problem, resumed, dense._model_of(problem, resumed, resumed.experts))
     for top_k in (1, 8):

@@ -16,7 +16,6 @@ from skparse._training.connections import connect
 from skparse._training.held_out import (
     CALIBRATION_FACTORS,
     FACTOR_PENALTY,
-    WEIGHT_OF_TOP_1,
     calibrate,
     hold_out,
     measure_held_out,
@@ -98,9 +97,8 @@ def measure_by_brute_force(problem, draft):
             predictor = Predictor(multiply_scores(draft.model, *factors), problem.engine, 1)
             distance = np.log(of_scores) ** 2 + np.log(of_outputs) ** 2
             losses[i, j] = FACTOR_PENALTY * weight.mean() * distance
-            for top_k, share in ((1, WEIGHT_OF_TOP_1), (max_k, 1 - WEIGHT_OF_TOP_1)):
-                proba = predictor.logits(data.X[rows], top_k, as_probabilities=True)
-                losses[i, j] -= share * weight @ np.log(proba[own].astype(float))
+            proba = predictor.logits(data.X[rows], max_k, as_probabilities=True)
+            losses[i, j] -= weight @ np.log(proba[own].astype(float))
             misses[i, j] = weight @ (1 - proba[own].astype(float))
     best = losses.argmin()
     return losses, losses.flat[best] + misses.flat[best]
@@ -245,14 +243,15 @@ def test_samples_that_keep_no_expert_are_calibrated_with_the_others(with_empty_r
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_calibration_changes_nothing_but_the_two_factors(engine, trained):
+def test_calibration_changes_nothing_but_factors_and_temperatures(engine, trained):
     problem, draft = trained
     problem = replace(problem, engine=get_engine(engine, "cpu"))
     before = draft.model.copy()
     calibrated = calibrate(problem, draft)
-    assert calibrated.scaling[:-2] == draft.scaling[:-2]
+    assert calibrated.scaling[:-3] == draft.scaling[:-3]
     assert calibrated.scaling != draft.scaling
-    unchanged = replace(calibrated, scaling=draft.scaling)
+    assert calibrated.temperatures.shape == (6,)
+    unchanged = replace(calibrated, scaling=draft.scaling, temperatures=None)
     assert all(getattr(unchanged, name) is part for name, part in vars(draft).items())
     for mine, copy in zip(draft.model.values(), before.values(), strict=True):
         assert_array_equal(mine, copy)

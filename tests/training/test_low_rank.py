@@ -15,7 +15,7 @@ from skparse import SparseExpertClassifier
 from skparse._csr import with_values
 from skparse._engines.arguments import LowRankTerm
 from skparse._model import SparseExpertModel
-from skparse._training import low_rank
+from skparse._training import cross_calibration, held_out, low_rank
 from skparse._training.completion import complete_model
 from skparse._training.connections import connect
 from skparse._training.data import build_training_data
@@ -520,9 +520,11 @@ def test_a_term_of_zeros_changes_nothing(monkeypatch):
 
 def test_a_term_lowers_the_scores_of_small_data_by_a_factor(monkeypatch):
     X, y = draw_short_documents(500)
-    model = SparseExpertClassifier(random_state=0).fit(X, y)
+    for module in (held_out, cross_calibration):
+        monkeypatch.setattr(module, "CALIBRATION_FACTORS", np.ones(1))
+    model = SparseExpertClassifier(alpha=1.0, random_state=0).fit(X, y)
     monkeypatch.setattr(low_rank, "SHARPNESS", 1.0)
-    as_sharp = SparseExpertClassifier(random_state=0).fit(X, y)
+    as_sharp = SparseExpertClassifier(alpha=1.0, random_state=0).fit(X, y)
     weights = model.router_coef_.data / as_sharp.router_coef_.data
     assert_allclose(weights, 0.6, rtol=1e-5)
 
@@ -541,10 +543,10 @@ def test_the_model_is_validated_with_its_term(early_stopping):
 def fitted():
     """A model with a term, its documents, and the model without."""
     X, y = draw_short_documents(800)
-    model = SparseExpertClassifier(random_state=0).fit(X[:400], y[:400])
+    model = SparseExpertClassifier(alpha=1.0, random_state=0).fit(X[:400], y[:400])
     with pytest.MonkeyPatch.context() as patch:
         prevent_terms(patch)
-        without = SparseExpertClassifier(random_state=0).fit(X[:400], y[:400])
+        without = SparseExpertClassifier(alpha=1.0, random_state=0).fit(X[:400], y[:400])
     return model, without, X, y
 
 
@@ -572,7 +574,9 @@ def test_any_number_of_threads_gives_the_same_model(n_samples, trained_rows):
         SparseExpertClassifier(random_state=0, max_iter=2, n_jobs=n_jobs).fit(X, y)
         for n_jobs in (1, 2)
     ]
-    assert len(trained_rows) == 2
+    # Beside those of the folds, which calibrate small data.
+    in_folds = [rows for rows in trained_rows if len(rows) < 0.9 * n_samples]
+    assert len(trained_rows) - len(in_folds) == 2
     assert_same_model(*models)
 
 
@@ -589,7 +593,8 @@ def test_a_model_with_a_term_can_be_compressed(dtype, fitted):
     small = model.compress(dtype, X=X[:400])
     assert small.compression_.n_bytes < model.model_size().n_bytes
     assert small.compression_.changed_predictions < 0.01
-    assert small.compression_.largest_probability_change < 0.05
+    # Outputs of 20 and more multiply what rounding changes in the gate weights.
+    assert small.compression_.largest_probability_change < 0.1
     half = model.compress(dtype, density=model.model_size().weight_density / 2, X=X[:400])
     assert half.router_coef_.nnz <= model.router_coef_.nnz / 2
     assert half.compression_.changed_predictions < 0.1

@@ -255,7 +255,8 @@ def test_labels_at_random_get_one_expert_per_class():
     ("n_samples", "parameters", "n_epochs"),
     [
         (1023, {}, 0),
-        (1024, {}, 2),
+        (1024, {}, 4),
+        (1024, {"alpha": 2.0}, 2),
         (1500, {"weight_density": 1.0}, 0),
         (1500, {"n_experts": 2}, 0),
     ],

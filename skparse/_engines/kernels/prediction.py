@@ -109,6 +109,36 @@ def probabilities(X, first, last, model, top_k, out):
 
 
 @kernel
+def find_empty(X, first, last, router):
+    """Find the rows ``first`` to ``last`` in which no nonzero entry meets a router weight.
+
+    Parameters
+    ----------
+    X : Csr (n_samples, n_features)
+    first, last : int
+    router : Csr (n_features, n_experts)
+
+    Returns
+    -------
+    empty : ndarray of bool (last - first,)
+    """
+    x_indptr, x_indices, x_data = X
+    indptr, _, values = router
+    empty = np.empty(last - first, np.bool_)
+    for r in range(last - first):
+        empty[r] = True
+        for t in range(x_indptr[first + r], x_indptr[first + r + 1]):
+            if x_data[t] != 0:
+                for p in range(indptr[x_indices[t]], indptr[x_indices[t] + 1]):
+                    if values[p] != 0:
+                        empty[r] = False
+                        break
+            if not empty[r]:
+                break
+    return empty
+
+
+@kernel
 def logits_path(X, first, last, model, top_ks, out):
     """Write the logits of rows ``first`` to ``last`` at every K in one pass over each row.
 

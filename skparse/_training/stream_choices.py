@@ -1,0 +1,66 @@
+"""What a stream chooses by its held-out samples: naive Bayes, the calibration and b2."""
+
+import numpy as np
+from scipy import sparse
+
+from .data import build_training_data
+from .held_out import (
+    CALIBRATION_FACTORS,
+    calibrate_intercept,
+    held_out_codes,
+    measure_held_out,
+)
+from .problem import Draft, Problem
+from .scores import default_scaling
+from .stream import STREAM_PRIOR_STRENGTH, build_model
+from .temperatures import choose_temperatures, level_logits
+
+# The naive-Bayes log-odds are left out if they raise the loss on the held-out samples by more
+# than this factor.
+MAX_PRIOR_LOSS = 1.1
+MIN_RESERVOIR_ROWS = 32  # with fewer, chance would choose
+# The choices are made anew when the rows that were seen have grown by this factor.
+CHOICE_GROWTH = 1.5
+
+
+def choose_by_reservoir(state, options, engine):
+    """Choose again, if the stream has grown enough since the last time; changes the state."""
+    held = state.reservoir
+    is_due = state.n_seen >= CHOICE_GROWTH * state.calibrated_at
+    if held.X.shape[0] < MIN_RESERVOIR_ROWS or not is_due:
+        return
+    n_classes = len(state.experts.bias)
+    features, indices = np.unique(held.X.indices, return_inverse=True)
+    shape = held.X.shape[0], len(features)
+    X = sparse.csr_array((held.X.data, indices, held.X.indptr), shape=shape)
+    parts = np.ones(shape[0]), held.labels, np.arange(shape[0] + 1)
+    labels = sparse.csr_array(parts, shape=(shape[0], n_classes))
+    class_experts = sparse.eye_array(n_classes, format="csr")
+    data = build_training_data(X, labels, held.sample_weight, class_experts)
+    problem = Problem(data, options, engine, None, None)
+    default = default_scaling(n_classes, options.multilabel)
+    draft = Draft(data, default, state.alpha, held_out=np.ones(shape[0], bool))
+    state.intercept = np.zeros_like(state.intercept)
+    raw = default._replace(score_factor=1.0, output_factor=1.0)
+    losses, models = {}, {}
+    for strength in (0.0, STREAM_PRIOR_STRENGTH):
+        models[strength] = build_model(state, features, scaling=raw, prior_strength=strength)
+        losses[strength] = measure_held_out(problem, draft, models[strength])
+    without, chosen = losses.values()
+    if chosen.loss > MAX_PRIOR_LOSS * without.loss:
+        chosen = without
+    state.prior_strength = STREAM_PRIOR_STRENGTH if chosen is not without else 0.0
+    of_scores, of_outputs = np.unravel_index(chosen.by_factors.argmin(), chosen.by_factors.shape)
+    factors = CALIBRATION_FACTORS[of_scores], CALIBRATION_FACTORS[of_outputs]
+    state.scaling = default.calibrated(*factors)
+    model = models[state.prior_strength]
+    codes, classes, weight = held_out_codes(problem, draft, model)
+    of_scores, of_outputs, _ = state.scaling.factors
+    factors = {"of_scores": of_scores, "of_outputs": of_outputs}
+    state.temperatures = choose_temperatures(
+        lambda level: level_logits(codes, model, level, **factors),
+        classes, weight, min(options.top_k, n_classes),
+    )  # fmt: skip
+    model = calibrate_intercept(problem, draft, build_model(state, features))
+    state.intercept = model.intercept
+    state.calibrated_at = state.n_seen
