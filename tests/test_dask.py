@@ -176,7 +176,7 @@ def test_partitions_without_samples_or_with_one_class_and_of_any_size_are_fitted
     edges = [0, 0, 300, 301, 600, 1500, 1500]
     blocks = cut(X[order], y[order], edges=edges)
     model = DaskSparseExpertClassifier(random_state=0, client=client).fit(*blocks)
-    local = SparseExpertClassifier(random_state=0).fit(X[:1500], y[:1500])
+    local = SparseExpertClassifier(max_iter=4, random_state=0).fit(X[:1500], y[:1500])
     held = X[1500:], y[1500:]
     assert model.to_local().score(*held) > local.score(*held) - 0.04
 
@@ -190,6 +190,14 @@ def test_samples_of_weight_zero_do_not_count(client):
     model.fit(*cut(X, wrong, weight, edges=edges))
     assert_array_equal(model.classes_, np.unique(y))
     assert model.t_ == 1100
+
+
+def test_a_sample_without_known_features_gets_the_shares_of_the_classes(client):
+    X, y = draw_documents()
+    model = DaskSparseExpertClassifier(random_state=0, client=client).fit(*cut(X, y))
+    local = SparseExpertClassifier(max_iter=4, random_state=0).fit(X, y)
+    assert_allclose(model.prior_logits_, local.prior_logits_, rtol=1e-5)
+    assert len(model.temperatures_) == 5 and model.temperatures_[-1] == 1
 
 
 def test_balanced_class_weights_count_the_samples_of_all_partitions(client):

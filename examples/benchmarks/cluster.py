@@ -58,7 +58,7 @@ def peak_megabytes():
 
 
 def fit_on_cluster(n_workers, X, y):
-    """Fit on a number of workers; returns (model, seconds, bytes sent, peak megabytes)."""
+    """Fit on a number of workers; returns (model, seconds, bytes sent, peaks of a worker)."""
     edges = np.linspace(0, X.shape[0], N_PARTITIONS + 1).astype(int)
     pairs = list(zip(edges[:-1], edges[1:], strict=True))
     with (
@@ -67,10 +67,7 @@ def fit_on_cluster(n_workers, X, y):
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        blocks, labels = (
-            client.persist([delayed(part[a:b]) for a, b in pairs]) for part in (X, y)
-        )
-        distributed.wait([blocks, labels])
+        blocks, labels = (client.scatter([part[a:b] for a, b in pairs]) for part in (X, y))
         # Loads the kernels in every worker.
         small = [X[:2000], y[:2000]]
         warm = [delayed(part[k::n_workers]) for part in small for k in range(n_workers)]
@@ -78,12 +75,13 @@ def fit_on_cluster(n_workers, X, y):
             warm[:n_workers], warm[n_workers:]
         )
         before = sum(client.run(sent_bytes).values())
+        peak_before = max(client.run(peak_megabytes).values())
         start = time.perf_counter()
         model = DaskSparseExpertClassifier(random_state=0, client=client).fit(blocks, labels)
         seconds = time.perf_counter() - start
         sent = sum(client.run(sent_bytes).values()) - before
         peak = max(client.run(peak_megabytes).values())
-    return model, seconds, sent, peak
+    return model, seconds, sent, (peak_before, peak)
 
 
 def main():
@@ -100,12 +98,13 @@ def main():
         megabytes = (X.data.nbytes + X.indices.nbytes) / 2**20
         print(f"{name}: {X.shape[0]} samples, {X.shape[1]} features, {megabytes:.0f} MB")
         for n_workers in options.workers:
-            model, seconds, sent, peak = fit_on_cluster(n_workers, X, y)
+            model, seconds, sent, peaks = fit_on_cluster(n_workers, X, y)
             accuracy = model.to_local().score(X_test, y_test)
             print(
                 f"{n_workers} workers: accuracy {accuracy:.4f}, {seconds:.1f} s, "
                 f"{model.n_rounds_} rounds, parameters {model.bytes_per_round_ / 1e6:.2f} MB, "
-                f"sent {sent / 1e6:.1f} MB, peak {peak:.0f} MB",
+                f"sent {sent / 1e6:.1f} MB, "
+                f"peak {peaks[1]:.0f} MB, before the fit {peaks[0]:.0f} MB",
                 flush=True,
             )
         start = time.perf_counter()

@@ -28,7 +28,7 @@ from ._partitions import build_partition
 from ._rounds import Setting
 
 # Parameters that a fit on a cluster does not have, with the value that they need.
-FIXED = {"weight_density": "auto", "early_stopping": False, "warm_start": False}
+_NEEDED = {"weight_density": "auto", "early_stopping": False, "warm_start": False}
 
 
 class DaskSparseExpertClassifier(SparseExpertClassifier):
@@ -48,7 +48,7 @@ class DaskSparseExpertClassifier(SparseExpertClassifier):
         One expert per class; an integer has to be the number of classes.
 
     top_k, alpha, max_iter, batch_size, learning_rate_init, class_weight, random_state, verbose, \
-engine, device, sparse_output
+engine, device, sparse_output, stream_horizon
         As in :class:`~skparse.SparseExpertClassifier`. With ``alpha="auto"`` held-out samples
         choose 1, 3 or 9, for any number of classes. `tol` and `n_iter_no_change` do not stop the
         epochs.
@@ -126,6 +126,7 @@ engine, device, sparse_output
         engine: Literal["auto", "numba", "torch"] = "auto",
         device: str = "cpu",
         sparse_output: bool = True,
+        stream_horizon: float | None = None,
         client: Any = None,
     ) -> None:
         super().__init__(
@@ -135,6 +136,7 @@ engine, device, sparse_output
             validation_fraction=validation_fraction, class_weight=class_weight,
             warm_start=warm_start, random_state=random_state, verbose=verbose, n_jobs=n_jobs,
             engine=engine, device=device, sparse_output=sparse_output,
+            stream_horizon=stream_horizon,
         )  # fmt: skip
         self.client = client
 
@@ -172,7 +174,7 @@ engine, device, sparse_output
             If the workers of a task died repeatedly; the estimator is left as it was.
         """
         check_parameters(self)
-        for name, needed in FIXED.items():
+        for name, needed in _NEEDED.items():
             if getattr(self, name) != needed:
                 raise NotImplementedError(
                     f"DaskSparseExpertClassifier trains with {name}={needed!r} only, got "
