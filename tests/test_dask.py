@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import sys
 
 import joblib
 import numpy as np
@@ -250,6 +251,12 @@ def test_parameters_clone_and_pickle_follow_scikit_learn(client):
     restored = pickle.loads(pickle.dumps(model))
     assert restored.client is None
     assert_array_equal(restored.predict(X), model.predict(X))
+
+
+def test_without_dask_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r'pip install "skparse\[dask\]"'):
+        DaskSparseExpertClassifier().fit(*draw_documents())
 
 
 def test_communication_is_reported(client):

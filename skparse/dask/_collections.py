@@ -13,7 +13,7 @@ def import_dask(name):
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            "DaskSparseExpertClassifier needs Dask: pip install 'skparse[dask]'"
+            'DaskSparseExpertClassifier needs Dask, the extra "dask": pip install "skparse[dask]".'
         ) from error
 
 

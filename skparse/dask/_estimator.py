@@ -53,8 +53,11 @@ engine, device, sparse_output, stream_horizon
         choose 1, 3 or 9, for any number of classes. `tol` and `n_iter_no_change` do not stop the
         epochs.
 
-    weight_density, early_stopping, validation_fraction, warm_start
+    weight_density, early_stopping, warm_start
         Have to be at their defaults.
+
+    validation_fraction : float, default=0.1
+        Not used.
 
     n_jobs : int, default=None
         Threads of predictions for samples that are in memory. A fit uses the threads of the
