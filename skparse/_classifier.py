@@ -215,7 +215,7 @@ class SparseExpertClassifier(
     intercept_ : ndarray of shape (n_classes,)
         b2.
 
-    temperatures_ : ndarray of shape (top_k_,) or None
+    temperatures_ : ndarray of shape (`top_k_`,) or None
         What the logits are divided by at K = 1, 2, ..., so that the probabilities are
         calibrated at every K of one fit; one at the K of the fit. None for multilabel targets
         and for the smallest data.
