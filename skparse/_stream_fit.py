@@ -116,7 +116,7 @@ def learn_stream(estimator, samples, places, max_losses):
                 state, X, samples.labels, samples.sample_weight, options, engine,
                 horizon=np.inf if horizon is None else float(horizon), undo=undo,
             )  # fmt: skip
-            check_finite(state, undo)
+            check_finite(state, undo, X)
         if not options.multilabel:
             choose_by_reservoir(state, options, engine)
         attributes = describe(state, options)

@@ -44,6 +44,7 @@ FIRST_WINDOW = 200  # rows that the first guess of it counts for
 FIRST_AGREEMENT = 0.1
 RELEVANCE_GROWTH = 1.25  # of the count of a feature, until its relevance is measured again
 STREAM_PRIOR_STRENGTH = 1.0  # factor on the naive-Bayes log-odds
+MAX_LOG_ODDS = 200.0  # of naive Bayes, more than there can be
 TABLE_GROWTH = 1.5
 MIN_ROWS = 64  # of the tables
 
@@ -322,16 +323,22 @@ def add_classes(state, places, n_classes):
     state.reservoir = replace(reservoir, labels=places[reservoir.labels])
 
 
-def check_finite(state, undo):
-    """Raise ValueError if what has been learnt of features since ``undo`` is not finite."""
+def check_finite(state, undo, X):
+    """Raise ValueError if what has been learnt since ``undo``, or a score of X, is not finite."""
     weights = state.tables.weights
     limit = float(np.finfo(weights.dtype).max) / 1e6
     factor = state.scaling.scale * state.scaling.score_factor / (state.unit or 1.0)
     old = weights.take(undo.slots, axis=0)
     parts = old, weights[undo.before.n_slots : state.n_slots]
     largest = max(float(np.abs(part).max(initial=0)) for part in parts)
+    largest += MAX_LOG_ODDS * state.prior_strength
+    size = float(np.abs(X.data).max(initial=0))
     # The mass of a feature is at most the magnitude of all.
-    is_small = largest * max(factor, 1.0) <= limit and state.totals[MAGNITUDE] <= 1e6 * limit
+    is_small = (
+        largest * max(factor, 1.0) <= 1e5 * limit
+        and largest * factor * size <= limit
+        and state.totals[MAGNITUDE] <= 1e6 * limit
+    )
     if not (is_small and np.isfinite(state.totals).all()):
         raise ValueError(out_of_range(weights.dtype))
 
