@@ -316,7 +316,7 @@ def test_the_tables_grow_with_the_features_that_occur():
 @pytest.mark.parametrize(
     ("rows", "targets"),
     [
-        ([[0.0, 0.0], [1e-30, 1e-38]], np.zeros(2, int)),
+        ([[0.0], [1e-42]], np.zeros(2, int)),
         ([[-1.8e-30], [1e30]], np.zeros((2, 2), int)),
     ],
     ids=["weights", "scores"],
@@ -327,9 +327,6 @@ def test_rows_whose_weights_or_scores_would_overflow_are_refused(rows, targets):
     classes = [0] if targets.ndim == 1 else None
     model.partial_fit(X[:1], targets[:1], classes=classes)
     before = model.predict_proba(X[:1])
-    if targets.ndim == 1:
-        X[1, 0] = 0  # the unit of the stream is that of the first row with a value
-        X[1, 1] = 1e-42
     with pytest.raises(ValueError, match="too large or too small"):
         model.partial_fit(X[1:], targets[1:])
     assert_array_equal(model.predict_proba(X[:1]), before)
