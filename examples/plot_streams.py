@@ -5,7 +5,7 @@ Learn from a stream
 Texts arrive in files, more of them than the memory holds. A hashing vectorizer needs no fit, and
 `partial_fit` learns from one part after another. The accuracy is measured on the way, beside that
 of :class:`~sklearn.linear_model.SGDClassifier`. Then the work is interrupted, and resumed from a
-saved model; a class is added that nobody named at the beginning. The texts are the docstrings of
+saved model; a class is added that the first call did not list. The texts are the docstrings of
 NumPy, SciPy and scikit-learn.
 """
 

@@ -224,11 +224,11 @@ def train_linear(partition, frame, setting, margins, alpha, seen, epoch, with_he
         batch_crowding=0.0,
         bias_feature=geometry.bias_feature,
     )
-    nobody = Pattern(np.zeros(X.shape[0] + 1, np.int32), np.zeros(0, np.int32))
+    no_siblings = Pattern(np.zeros(X.shape[0] + 1, np.int32), np.zeros(0, np.int32))
     labels = Pattern(partition.labels.indptr, partition.labels.indices)
     weight = (partition.sample_weight * time).astype(dtype)
     scale = get_engine(setting.engine, setting.device).linear_epoch(
-        csr_arrays(X), LinearRows(order, geometry.squared_norms, weight), labels, nobody,
+        csr_arrays(X), LinearRows(order, geometry.squared_norms, weight), labels, no_siblings,
         csr_arrays(moved), bias, schedule, setting.batch_size,
     )  # fmt: skip
     shrunk = linear_shrinkage(setting, alpha, seen, with_held_out)
