@@ -12,8 +12,7 @@ import numpy as np
 from .._csr import with_values
 from .._predictor import Predictor
 from .low_rank import add_products
-from .scores import intercept_share
-from .temperatures import choose_temperatures, level_logits, sharpen
+from .temperatures import choose_temperatures, level_logits
 
 # Factors on the default scores and outputs, among which the held-out log-loss chooses.
 CALIBRATION_FACTORS = 2.0 ** (np.arange(-12, 7) / 3)
@@ -184,8 +183,10 @@ def measure_factors(codes, model, classes, weight, factors):
     b2 = model.intercept.astype(np.float64)
     losses = []
     for factor in of_scores:
-        gates, own_b2 = sharpen(codes, factor), intercept_share(factor) * b2
-        losses.append(_log_losses(gates @ model.outputs, own_b2, classes, of_outputs))
+        powers = with_values(codes, codes.data**factor)
+        powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
+        own_b2 = min(1.0, factor) * b2  # see `ScoreScaling.calibrated`
+        losses.append(_log_losses(powers @ model.outputs, own_b2, classes, of_outputs))
     losses = np.array(losses)
     # einsum calls no BLAS
     misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses))

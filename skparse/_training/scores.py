@@ -26,21 +26,16 @@ class ScoreScaling(NamedTuple):
         return self.score_factor, self.output_factor, self.intercept_factor
 
     def calibrated(self, of_scores, of_outputs):
-        """Multiply the factors by others."""
+        """Multiply the factors by others.
+
+        The smaller the scores, the closer are the gate weights, and with them the logits of the
+        classes. b2 shrinks with these, or it would decide alone.
+        """
         return self._replace(
             score_factor=float(self.score_factor * of_scores),
             output_factor=float(self.output_factor * of_outputs),
-            intercept_factor=float(self.intercept_factor * intercept_share(of_scores)),
+            intercept_factor=float(self.intercept_factor * min(1.0, of_scores)),
         )
-
-
-def intercept_share(of_scores):
-    """Choose the factor on b2 that belongs to a factor on the scores.
-
-    The smaller the scores, the closer are the gate weights, and with them the logits of the
-    classes. b2 shrinks with these, or it would decide alone.
-    """
-    return min(1.0, of_scores)
 
 
 def default_scaling(n_classes, multilabel):

@@ -2,9 +2,6 @@
 
 import numpy as np
 
-from .._csr import with_values
-from .scores import intercept_share
-
 # Chosen by held-out log-loss; docs/design/ has the record.
 TEMPERATURES = 2.0 ** (np.arange(-4, 29) / 4)
 MAX_LOGITS = 2**16  # about so many, of evenly taken samples, decide
@@ -72,16 +69,11 @@ def level_logits(codes, model, level, *, of_scores=1.0, of_outputs=1.0):
     -------
     ndarray (n_rows, n_classes)
     """
-    kept = sharpen(keep_largest(codes, level), of_scores)
-    b2 = intercept_share(of_scores) * model.intercept
+    kept = keep_largest(codes, level)
+    kept.data **= of_scores
+    kept.data /= np.repeat(kept.sum(axis=1), np.diff(kept.indptr))
+    b2 = min(1.0, of_scores) * model.intercept  # see `ScoreScaling.calibrated`
     return of_outputs * ((kept @ model.outputs).toarray() + b2)
-
-
-def sharpen(codes, factor):
-    """Gate weights of the same experts if the scores are multiplied by a factor; a copy."""
-    powers = with_values(codes, codes.data**factor)
-    powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
-    return powers
 
 
 def keep_largest(codes, level):
