@@ -108,7 +108,7 @@ class SparseExpertClassifier(
         size (here: by the sum of the sample weights) when added to the loss. It is relative
         to the mean squared norm of the samples. Noisy labels need a strong one. With "auto" up
         to 15 classes get a mixture of penalties from 0.3 to 27, whose weights cross-fitting
-        chooses. For more classes 1, 3 or 9 is chosen by the log-loss of held-out samples; it
+        chooses. For more classes 1, 3 or 9 is chosen by the losses of held-out samples; it
         is 1 for fewer than 2,048 samples and for multilabel targets. A stream estimates it
         from the share of wrong labels.
 

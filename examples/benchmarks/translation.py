@@ -163,6 +163,7 @@ class Training:
     def __init__(self, kind, data, n_steps, options):
         self.kind, self.data, self.options, self.n_steps = kind, data, options, n_steps
         self.model = build_model(kind, data["n_subwords"], options).to(options.device)
+        self.device_type = torch.device(options.device).type
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
@@ -210,7 +211,8 @@ class Training:
             start = time.perf_counter()
             if self.nested is not None:
                 self.nested.step()
-            loss = loss_of(self.model, *self.batch(step), self.options.smoothing)
+            with torch.autocast(self.device_type, torch.bfloat16, enabled=self.options.bfloat16):
+                loss = loss_of(self.model, *self.batch(step), self.options.smoothing)
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -382,6 +384,7 @@ def parse_arguments():
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--smoothing", type=float, default=0.1)
     parser.add_argument("--beam", type=int, default=4)
+    parser.add_argument("--bfloat16", action="store_true", help="train with mixed precision")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint", type=int, default=200, help="steps between checkpoints")

@@ -15,7 +15,7 @@ from .._csr import csr_arrays, with_values
 from .._engines.arguments import LinearRows, Pattern, StepSchedule
 
 STREAM_HORIZON = 6
-DENSE_MARGINS = 2**18  # at most, that `squared_hinge` computes at a time
+DENSE_MARGINS = 2**18  # at most, that are computed at a time
 
 
 class ExpertBlock(NamedTuple):
@@ -152,31 +152,3 @@ def _run_block(problem, data, block, schedule, epochs):
         means = block.mean_margins, block.mean_bias
         move_towards(means, (margins.data, block.bias), 2 / (epoch + 2))
     return block
-
-
-def squared_hinge(data, margins, bias, targets, rows):
-    """Sum the one-vs-rest squared hinge losses of some rows, in sample weight.
-
-    Parameters
-    ----------
-    data : TrainingData
-    margins : csr_array (n_features, n_experts)
-    bias : ndarray (n_experts,), multiplies the bias feature
-    targets : csr_array (n_samples, n_experts), stores an entry where the target is +1
-    rows : ndarray of int
-
-    Returns
-    -------
-    float
-    """
-    total = 0.0
-    bias = bias * data.geometry.bias_feature
-    size = max(1, DENSE_MARGINS // len(bias))
-    for first in range(0, len(rows), size):
-        block = rows[first : first + size]
-        signs = np.where(targets[block].toarray() > 0, 1, -1)
-        losses = np.maximum(1 - signs * ((data.X[block] @ margins).toarray() + bias), 0) ** 2
-        if data.siblings is not None:
-            losses[data.siblings[block].toarray() > 0] = 0
-        total += float((data.sample_weight[block] * losses.sum(axis=1, dtype=np.float64)).sum())
-    return total

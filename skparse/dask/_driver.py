@@ -1,7 +1,6 @@
 """The order of the rounds: what is submitted to the workers, and what the sums decide."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from .._training.held_out import (
 from .._training.linear import EPOCHS_WITHOUT_HELD_OUT, LINEAR_EPOCHS
 from .._training.low_rank import SHARPNESS
 from .._training.naive_bayes import choose_prior_strength
-from .._training.penalty import ALPHAS, COMPARED_AFTER, HINGE_ROWS, MIN_HELD_OUT
+from .._training.penalty import ALPHAS, COMPARED_AFTER, MIN_HELD_OUT, are_better
 from .._training.temperatures import MAX_LOGITS as MAX_LEVEL_LOGITS
 from .._training.temperatures import choose_temperatures, level_logits
 from . import _low_rank as low_rank
@@ -118,33 +117,28 @@ class Training:
         self.prior_strength = choose_prior_strength(None, None, None, products)
         return self
 
-    def measure(self, scaling, mean, term=None, *, with_hinge=False):
-        """Measure margins on the held-out samples; returns (`HeldOutLosses`, hinge loss)."""
-        every = max(1, self.n_held_out // HINGE_ROWS)
-        measure = partial(rounds.measure_margins, with_hinge=with_hinge)
-        results = self.gather(
-            self.map(measure, self.frame, self.setting, scaling, mean, every, term)
-        )
-        sums = [sum(column) for column in zip(*filter(None, results), strict=True)]
-        by_factors, misses, hinge, weight, n_rows = sums
+    def measure(self, scaling, mean, term=None):
+        """Measure margins on the held-out samples; returns `HeldOutLosses`."""
+        measured = self.map(rounds.measure_margins, self.frame, self.setting, scaling, mean, term)
+        results = filter(None, self.gather(measured))
+        by_factors, misses, weight, n_rows = (sum(column) for column in zip(*results, strict=True))
         by_factors = by_factors + factor_penalty(weight / n_rows)
         best = by_factors.argmin()
-        loss = float(by_factors.flat[best] + misses.flat[best])
-        return HeldOutLosses(by_factors, loss), hinge
+        return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
 
     def choose_penalty(self, scaling, margins):
-        """Run linear epochs with the penalty after which no stronger one is better."""
-        chosen = None
+        """Run linear epochs with the penalty after which the next stronger one is not better."""
+        chosen = kept = None
         for alpha in ALPHAS:
-            trial, losses = LinearEpochs(self, margins, alpha), []
-            for n_epochs, lowers in zip(COMPARED_AFTER, (np.any, np.all), strict=True):
-                trial.run(n_epochs - trial.n_epochs, trial.n_epochs)
-                measured, hinge = self.measure(scaling, trial.mean, with_hinge=True)
-                losses.append(np.array([measured.loss, hinge]))
-                if chosen and not lowers(losses[-1] < chosen[1][len(losses) - 1]):
-                    return chosen[0]
-            chosen = trial, losses
-        return chosen[0]
+            trial = LinearEpochs(self, margins, alpha)
+            trial.run(COMPARED_AFTER, 0)
+            arguments = self.frame, self.setting, scaling, trial.mean, self.n_held_out
+            measured = self.gather(self.map(rounds.measure_penalty, *arguments))
+            losses = sum(part for part in measured if part is not None)
+            if chosen is not None and not are_better(losses, kept):
+                break
+            chosen, kept = trial, losses
+        return chosen
 
     def train_linear(self, scaling, alpha):
         """Run all linear epochs; returns (average, alpha, scaling, term, temperatures)."""
@@ -182,7 +176,7 @@ class Training:
 
     def calibrate(self, scaling, mean, term):
         """Choose factors on scores and outputs, and temperatures; returns both."""
-        losses = self.measure(scaling, mean, term)[0].by_factors
+        losses = self.measure(scaling, mean, term).by_factors
         of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
         calibrated = scaling.calibrated(
             CALIBRATION_FACTORS[of_scores], CALIBRATION_FACTORS[of_outputs]

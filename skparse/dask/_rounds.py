@@ -25,10 +25,10 @@ from .._threads import Threads
 from .._training.connections import add_absences, measure_relevance
 from .._training.data import Exposure, Geometry, TrainingData
 from .._training.held_out import CALIBRATION_FACTORS, held_out_codes, measure_factors
-from .._training.linear_run import squared_hinge
 from .._training.low_rank import add_products
 from .._training.naive_bayes import log_odds, sum_prior_products
 from .._training.nested import OUTPUT_RATE, draw_batch_top_k, step_lengths
+from .._training.penalty import COMPARED_ROWS, margin_losses
 from .._training.prior import EMPTY_STRENGTH, logits_of
 from .._training.problem import Draft, Problem
 from .._training.scores import model_from_margins, multiply_scores
@@ -267,17 +267,28 @@ def average(mean, new, epoch):
     return type(mean)(*arrays)
 
 
-def measure_margins(partition, frame, setting, scaling, margins, every, term, *, with_hinge):
-    """Sum the losses of margins on the held-out samples of a partition.
+def measure_penalty(partition, frame, setting, scaling, margins, n_held_out):
+    """Sum the losses of `margin_losses` on the held-out samples; None without any."""
+    if partition is None or not partition.held_out.any():
+        return None
+    _, draft = build_training(partition, frame, setting, scaling)
+    rows = np.flatnonzero(partition.held_out)
+    rows = rows[:: max(1, n_held_out // COMPARED_ROWS)]
+    router = with_values(frame.pattern, margins.values)
+    return margin_losses(draft.data, router, margins.bias, rows)
+
+
+def measure_margins(partition, frame, setting, scaling, margins, term):
+    """Sum the losses of a model on the held-out samples of a partition.
 
     Returns
     -------
-    (log-losses at all factors, misses at all factors, squared hinge loss, weight, n_held_out),
-    or None without held-out samples
+    (log-losses at all factors, misses at all factors, weight, n_held_out), or None without
+    held-out samples
     """
     if partition is None or not partition.held_out.any():
         return None
-    codes, classes, weight, model, draft = code_held_out(
+    codes, classes, weight, model = code_held_out(
         partition, frame, setting, scaling, margins, term
     )
     factors = (
@@ -285,30 +296,21 @@ def measure_margins(partition, frame, setting, scaling, margins, every, term, *,
         scaling.output_factor * CALIBRATION_FACTORS,
     )
     by_factors, misses = measure_factors(codes, model, classes, weight, factors)
-    rows, hinge = np.flatnonzero(partition.held_out), 0.0
-    if with_hinge:
-        hinge = squared_hinge(
-            draft.data,
-            with_values(frame.pattern, margins.values),
-            margins.bias,
-            partition.labels,
-            rows[::every],
-        )
-    return by_factors, misses, hinge, float(weight.sum()), len(rows)
+    return by_factors, misses, float(weight.sum()), len(weight)
 
 
 def code_held_out(partition, frame, setting, scaling, margins, term):
-    """Compute the gate weights of the held-out samples, and what gives them.
+    """Compute the gate weights of the held-out samples, and the model that gives them.
 
     Returns
     -------
-    (codes, classes, weight) of `held_out_codes`, the model and the draft
+    (codes, classes, weight) of `held_out_codes`, and the model
     """
     problem, draft = build_training(partition, frame, setting, scaling)
     model = model_from_margins(draft, with_values(frame.pattern, margins.values), margins.bias)
     if term is not None:
         model = add_products(model, term)
-    return *held_out_codes(problem, draft, model), model, draft
+    return *held_out_codes(problem, draft, model), model
 
 
 def measure_codes(partition, frame, setting, scaling, margins, term, every):

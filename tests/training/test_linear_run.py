@@ -1,4 +1,4 @@
-"""Linear runs: blocks of experts, continued runs, averages, and the squared hinge loss."""
+"""Linear runs: blocks of experts, continued runs, and averages."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from linear_epochs import arrays_of, assert_same_average, assert_same_run, draw_documents
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import sparse
 from stages import prepare, run
 
 from skparse._training import linear_run
 from skparse._training.connections import connect
 from skparse._training.data import TrainingData
 from skparse._training.held_out import hold_out
-from skparse._training.linear_run import LinearRun, begin_run, run_epochs, squared_hinge
+from skparse._training.linear_run import LinearRun, begin_run, run_epochs
 from skparse._training.problem import Problem, draw_order
 
 
@@ -144,36 +143,3 @@ def test_the_weights_of_a_stream_shrink_as_if_it_were_longer():
     longer = replace(data, exposure=data.exposure._replace(total=total))
     expected = epochs._replace(data=longer).advance(epochs.begun, epochs.orders)
     assert_same_average(run, expected)
-
-
-@pytest.mark.parametrize("at_once", [1, 7, 100, 2**18])
-@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-@pytest.mark.parametrize("n_experts", ["auto", 4, 10])
-def test_squared_hinge_equals_numpy(n_experts, dtype, rtol, at_once, monkeypatch):
-    monkeypatch.setattr(linear_run, "DENSE_MARGINS", at_once)
-    epochs = draw_epochs(dtype=dtype, n_experts=n_experts)
-    data, rng = epochs.data, np.random.RandomState(0)
-    margins = epochs.begun.margins.copy()
-    margins.data[:] = rng.normal(size=margins.nnz)
-    bias = rng.normal(scale=3.0, size=margins.shape[1]).astype(dtype)
-    rows = rng.permutation(data.X.shape[0])[:101]
-    loss = squared_hinge(data, margins, bias, data.sample_experts, rows)
-    signs = np.where(data.sample_experts.toarray()[rows] > 0, 1.0, -1.0)
-    scores = data.X.toarray()[rows].astype(float) @ margins.toarray().astype(float)
-    scores += bias.astype(float) * data.geometry.bias_feature
-    losses = (np.maximum(1 - signs * scores, 0) ** 2).sum(axis=1)
-    assert (losses > 0).any()
-    expected = data.sample_weight[rows].astype(float) @ losses
-    assert type(loss) is float
-    assert loss == pytest.approx(float(expected), rel=rtol)
-
-
-def test_squared_hinge_is_four_for_each_own_class_that_is_missed_by_two():
-    problem, draft = prepare(*draw_documents())
-    data = run(problem, draft, hold_out, connect).data
-    targets, margins = data.sample_experts, sparse.csr_array((data.X.shape[1], 6))
-    bias = np.full(6, -1 / data.geometry.bias_feature)
-    all_rows = np.arange(targets.shape[0])
-    assert squared_hinge(data, margins, bias, targets, all_rows[:0]) == 0
-    loss = squared_hinge(data, margins, bias, targets, all_rows)
-    assert loss == pytest.approx(4 * len(all_rows))

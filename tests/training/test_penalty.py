@@ -1,14 +1,15 @@
 """The choice of the penalty inside a fit: the rule and what it measures."""
 
+import math
 import pickle
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from noisy_documents import SAMPLES_NEEDED, draw_documents, draw_noisy
 from numpy.testing import assert_array_equal
+from scipy import sparse
 from stages import RecordingEngine, prepare, run
 
 from skparse._engines import get_engine
@@ -17,7 +18,13 @@ from skparse._training.connections import connect
 from skparse._training.held_out import hold_out
 from skparse._training.linear import run_linear, start_linear
 from skparse._training.linear_run import run_epochs
-from skparse._training.penalty import ALPHAS, COMPARED_AFTER, choose_penalty
+from skparse._training.penalty import (
+    ALPHAS,
+    COMPARED_AFTER,
+    MARGIN_FACTORS,
+    choose_penalty,
+    margin_losses,
+)
 from skparse._training.text_clusters import choose_experts
 
 STAGES_BEFORE = hold_out, connect, start_linear
@@ -59,35 +66,24 @@ class ScriptedRun(NamedTuple):
 class Script:
     """Runs linear epochs without computing anything, with losses by a script.
 
-    ``losses`` has for every alpha (log-loss, squared hinge) after the first comparison and
-    after the second. ``epochs`` records (alpha, number of epochs) of every run.
+    ``losses`` has for every alpha (hinge loss, log-loss). ``alphas`` records what was tried.
     """
 
     def __init__(self, losses, monkeypatch, begun):
-        self.losses, self.epochs = losses, []
+        self.losses, self.alphas = losses, []
         self.problem, self.draft = begun
         monkeypatch.setattr(penalty, "run_epochs", self.run_epochs)
-        monkeypatch.setattr(penalty, "model_from_margins", lambda d, margins, bias: margins)
-        monkeypatch.setattr(
-            penalty,
-            "measure_held_out",
-            lambda problem, draft, model: SimpleNamespace(loss=self.loss_of(model, 0)),
-        )
-        monkeypatch.setattr(
-            penalty, "squared_hinge", lambda data, margins, *rest: self.loss_of(margins, 1)
-        )
+        monkeypatch.setattr(penalty, "margin_losses", self.margin_losses)
 
     def run_epochs(self, problem, data, run, orders, alpha):
-        # A trial begins where the draft is, and goes on from its first comparison.
-        assert run is self.draft.run or run == (alpha, COMPARED_AFTER[0])
-        n_epochs = run.n_epochs + len(orders)
-        for mine, theirs in zip(orders, self.draft.orders[0][run.n_epochs :], strict=False):
-            assert mine is theirs
-        self.epochs.append((alpha, n_epochs))
-        return ScriptedRun(alpha, n_epochs)
+        assert run is self.draft.run
+        assert [id(order) for order in orders] == [id(self.draft.orders[0][0])]
+        self.alphas.append(alpha)
+        return ScriptedRun(alpha, len(orders))
 
-    def loss_of(self, run, place):
-        return self.losses[run.alpha][COMPARED_AFTER.index(run.n_epochs)][place]
+    def margin_losses(self, data, margins, bias, rows):
+        hinge, log_loss = self.losses[margins.alpha]
+        return np.array([hinge, log_loss + 1, log_loss, log_loss + 2])
 
     def choose(self):
         return choose_penalty(self.problem, self.draft)
@@ -95,145 +91,139 @@ class Script:
 
 @pytest.fixture
 def choose(monkeypatch, begun):
-    """Return a function from scripted losses to (the chosen draft, the epochs that were run)."""
+    """Return a function from scripted losses to (the chosen draft, the penalties tried)."""
 
     def choose_by(losses):
         script = Script(losses, monkeypatch, begun)
-        return script.choose(), script.epochs
+        return script.choose(), script.alphas
 
     return choose_by
 
 
-AFTER_ONE = {alpha: [(alpha, 1)] for alpha in ALPHAS}
-AFTER_BOTH = {alpha: [(alpha, 1), (alpha, 4)] for alpha in ALPHAS}
-
-
-@pytest.mark.parametrize("worse", [(5.1, 6.1), (5.0, 6.0), (5.0, 6.1), (NAN, NAN)])
-def test_a_stronger_penalty_that_lowers_no_loss_is_given_up_after_the_first_epoch(worse, choose):
-    draft, epochs = choose({1.0: [(5.0, 6.0), (4.0, 5.0)], 3.0: [worse, (0.0, 0.0)]})
-    assert draft.alpha == 1.0
-    assert epochs == AFTER_BOTH[1.0] + AFTER_ONE[3.0]
-
-
-@pytest.mark.parametrize("mixed", [(4.9, 7.0), (9.0, 5.9), (4.9, NAN)])
 @pytest.mark.parametrize(
-    ("second", "alpha"),
+    ("losses", "alpha"),
     [
-        ((3.9, 4.9), 3.0), ((3.9, 5.1), 1.0), ((4.1, 4.9), 1.0), ((4.1, 5.1), 1.0),
-        ((4.0, 4.9), 1.0), ((3.9, 5.0), 1.0), ((4.0, 5.0), 1.0), ((3.9, NAN), 1.0),
+        ((4.9, 9.0), 3.0), ((4.9, 10.0), 3.0), ((4.9, 10.19), 3.0), ((4.9, 10.21), 1.0),
+        ((5.02, 9.0), 3.0), ((5.03, 1.0), 1.0), ((NAN, 9.0), 1.0), ((4.9, NAN), 1.0),
     ],
 )  # fmt: skip
-def test_one_that_lowers_a_loss_is_compared_again_and_then_has_to_lower_all(
-    mixed, second, alpha, choose
-):
-    draft, epochs = choose(
-        {1.0: [(5.0, 6.0), (4.0, 5.0)], 3.0: [mixed, second], 9.0: [(9.0, 9.0), (0.0, 0.0)]}
-    )
+def test_a_stronger_penalty_is_chosen_if_it_hardly_raises_the_losses(losses, alpha, choose):
+    draft, tried = choose({1.0: (5.0, 10.0), 3.0: losses, 9.0: (9.0, 9.0)})
     assert draft.alpha == alpha
-    assert epochs[:4] == AFTER_BOTH[1.0] + AFTER_BOTH[3.0]
-    assert epochs[4:] == (AFTER_ONE[9.0] if alpha == 3.0 else [])
-
-
-def pairs(losses):
-    """Make both losses of every comparison the same number."""
-    return {alpha: [(first, first), (second, second)] for alpha, (first, second) in losses.items()}
+    assert tried == ([1.0, 3.0, 9.0] if alpha == 3.0 else [1.0, 3.0])
 
 
 def test_the_penalty_grows_for_as_long_as_the_losses_fall(choose):
     losses = {1.0: (5.0, 4.0), 3.0: (4.0, 3.0), 9.0: (3.0, 2.0)}
-    draft, epochs = choose(pairs(losses))
+    draft, tried = choose(losses)
     assert draft.alpha == 9.0
-    assert epochs == [pair for alpha in ALPHAS for pair in AFTER_BOTH[alpha]]
-    draft, _ = choose(pairs({**losses, 9.0: (3.0, 3.0)}))
+    assert tried == list(ALPHAS)
+    draft, _ = choose({**losses, 9.0: (4.1, 2.0)})
     assert draft.alpha == 3.0
 
 
 def test_a_penalty_is_compared_with_the_next_weaker_one_not_with_the_weakest(choose):
-    losses = {1.0: (9.0, 9.0), 3.0: (2.0, 2.0), 9.0: (3.0, 1.0)}
-    assert choose(pairs(losses))[0].alpha == 3.0
-    assert choose(pairs({**losses, 9.0: (1.0, 3.0)}))[0].alpha == 3.0
+    assert choose({1.0: (9.0, 9.0), 3.0: (2.0, 2.0), 9.0: (3.0, 1.0)})[0].alpha == 3.0
+    assert choose({1.0: (9.0, 9.0), 3.0: (2.0, 2.0), 9.0: (1.0, 3.0)})[0].alpha == 3.0
 
 
 def test_no_penalty_is_skipped(choose):
-    assert choose(pairs({1.0: (5.0, 4.0), 3.0: (6.0, 5.0), 9.0: (1.0, 1.0)}))[0].alpha == 1.0
+    assert choose({1.0: (5.0, 4.0), 3.0: (6.0, 5.0), 9.0: (1.0, 1.0)})[0].alpha == 1.0
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_the_draft_goes_on_with_the_run_of_the_chosen_penalty(alpha, choose, begun):
-    falling = {a: [(9.0 - i, 8.0), (5.0 - i, 4.0 - i)] for i, a in enumerate(ALPHAS)}
-    rising = {a: [(99.0, 99.0), (99.0, 99.0)] for a in ALPHAS if a > alpha}
+    falling = {a: (9.0 - i, 5.0 - i) for i, a in enumerate(ALPHAS)}
+    rising = {a: (99.0, 99.0) for a in ALPHAS if a > alpha}
     draft, _ = choose({**falling, **rising})
     assert draft.alpha == alpha
-    assert draft.run == (alpha, COMPARED_AFTER[-1])
+    assert draft.run == (alpha, COMPARED_AFTER)
     unchanged = replace(draft, alpha=begun[1].alpha, run=begun[1].run)
     for name, value in vars(unchanged).items():
         assert value is getattr(begun[1], name), name
 
 
-class HingeRecord:
-    """Stands for `squared_hinge`, records the rows of every call, and returns one loss."""
+def losses_of_a_row(row, label, experts_of, weight):
+    """Hinge loss, and log-loss at each factor, of the margins of one row by loops."""
+    margins = [max(row[e] for e in experts) for experts in experts_of]
+    others = [m for c, m in enumerate(margins) if c != label]
+    losses = [max(0.0, 1 - (margins[label] - max(others)))]
+    for factor in MARGIN_FACTORS:
+        total = sum(math.exp(factor * (m - margins[label])) for m in margins)
+        losses.append(math.log(total))
+    return weight * np.array(losses)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100, 2**18])
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("n_classes", "n_experts"), [(2, 2), (2, 4), (6, 6), (6, 4), (6, 10), (3, 2)]
+)
+def test_the_losses_equal_those_of_a_loop(n_classes, n_experts, dtype, rtol, at_once, monkeypatch):
+    monkeypatch.setattr(penalty, "DENSE_MARGINS", at_once)
+    rng = np.random.RandomState(0)
+    X, y = draw_documents(n_classes=n_classes, dtype=dtype)
+    weight = rng.uniform(0.5, 2, size=len(y))
+    problem, draft = prepare(X, y, weight, n_experts=n_experts)
+    data = run(problem, draft, hold_out, choose_experts, connect, start_linear).data
+    assert data.binary == (n_experts == 2 == n_classes)
+    n_margins = 1 if data.binary else n_experts
+    margins = sparse.random_array((X.shape[1], n_margins), density=0.5, rng=rng, dtype=dtype)
+    bias = rng.normal(scale=3.0, size=n_margins).astype(dtype)
+    rows = rng.permutation(len(y))[:53]
+    losses = margin_losses(data, margins.tocsr(), bias, rows)
+    scores = data.X.toarray()[rows].astype(float) @ margins.toarray().astype(float)
+    scores += bias.astype(float) * data.geometry.bias_feature
+    if data.binary:
+        scores = np.hstack([-scores, scores])
+    experts_of = [np.flatnonzero(row) for row in data.class_experts.toarray()]
+    labels = np.unique(y, return_inverse=True)[1]
+    by_row = [
+        losses_of_a_row(row, labels[i], experts_of, data.sample_weight[i])
+        for row, i in zip(scores, rows, strict=True)
+    ]
+    assert (np.array(by_row)[:, 0] > 0).any()
+    np.testing.assert_allclose(losses, np.sum(by_row, axis=0), rtol=rtol)
+    assert_array_equal(margin_losses(data, margins.tocsr(), bias, rows[:0]), 0)
+
+
+def test_margins_of_any_size_have_finite_losses():
+    problem, draft = begin(*draw_documents())
+    data, n_experts = draft.data, draft.margins.shape[1]
+    bias = np.zeros(n_experts)
+    bias[0] = 1e6 / data.geometry.bias_feature
+    nothing = sparse.csr_array((data.X.shape[1], n_experts))
+    losses = margin_losses(data, nothing, bias, np.arange(100))
+    assert np.isfinite(losses).all()
+    assert losses[0] > 1e6
+
+
+class Record:
+    """Stands for `margin_losses`, records the rows of every call, and returns one loss."""
 
     def __init__(self, monkeypatch):
         self.rows = []
-        monkeypatch.setattr(penalty, "squared_hinge", self)
+        monkeypatch.setattr(penalty, "margin_losses", self)
 
-    def __call__(self, data, margins, bias, targets, rows):
+    def __call__(self, data, margins, bias, rows):
         self.rows.append(rows)
-        return 77.0
+        return np.array([77.0, 77.0])
 
 
 @pytest.mark.parametrize("n_samples", [SAMPLES_NEEDED, 2 * SAMPLES_NEEDED - 1, 20_000])
-def test_the_hinge_loss_is_that_of_some_held_out_samples(n_samples, monkeypatch):
-    record = HingeRecord(monkeypatch)
+@pytest.mark.parametrize("most", [100, 1000])
+def test_the_losses_are_those_of_held_out_samples(n_samples, most, monkeypatch):
+    record = Record(monkeypatch)
+    monkeypatch.setattr(penalty, "COMPARED_ROWS", most)
     problem, draft = begin(*draw_documents(n_samples, wrong=0.2, n_classes=4))
     choose_penalty(problem, draft)
-    assert len(record.rows) >= 3
+    assert len(record.rows) == len(ALPHAS)
+    n_held_out = draft.held_out.sum()
     for rows in record.rows:
         assert draft.held_out[rows].all()
         assert len(set(rows)) == len(rows)
-        fewest = min(penalty.HINGE_ROWS, draft.held_out.sum())
-        assert fewest <= len(rows) < 2 * penalty.HINGE_ROWS
+        assert min(most, n_held_out) <= len(rows) <= min(2 * most, n_held_out)
         assert max(rows) > 0.97 * n_samples
-
-
-@pytest.mark.parametrize(
-    ("n_classes", "parameters", "measured"),
-    [(2, {}, False), (4, {}, True), (4, {"n_experts": 2}, True), (2, {"n_experts": 4}, True)],
-)
-def test_all_but_a_single_margin_are_measured_by_the_hinge_loss_too(
-    n_classes, parameters, measured, monkeypatch
-):
-    record = HingeRecord(monkeypatch)
-    parameters = {"n_experts": n_classes, **parameters}
-    problem, draft = prepare(*draw_documents(n_classes=n_classes), **parameters)
-    draft = run(problem, draft, hold_out, choose_experts, connect, start_linear)
-    assert draft.data.binary != measured
-    choose_penalty(problem, draft)
-    assert bool(record.rows) == measured
-
-
-@pytest.mark.parametrize("n_classes", [2, 6])
-def test_the_log_loss_is_that_of_the_held_out_samples_alone(n_classes, monkeypatch):
-    problem, draft = begin(*draw_noisy(n_classes=n_classes))
-    measure, losses = penalty.measure_held_out, []
-
-    def record(*arguments):
-        losses.append(measure(*arguments))
-        return losses[-1]
-
-    def first_loss(changed):
-        """Return the first loss after a change of the labels of some samples."""
-        labels = draft.data.labels.copy()
-        labels.indices[changed] = (labels.indices[changed] + 1) % n_classes
-        losses.clear()
-        choose_penalty(problem, replace(draft, data=replace(draft.data, labels=labels)))
-        return losses[0].loss
-
-    monkeypatch.setattr(penalty, "measure_held_out", record)
-    unchanged = first_loss(np.zeros_like(draft.held_out))
-    assert unchanged > 0
-    assert first_loss(~draft.held_out) == unchanged
-    assert first_loss(np.flatnonzero(draft.held_out)[:1]) != unchanged
 
 
 def test_a_stronger_penalty_makes_smaller_margins_and_changes_no_run():
@@ -263,16 +253,16 @@ def test_the_choice_takes_the_epochs_of_the_fit_and_visits_no_held_out_sample(n_
         draft = run(problem, draft, choose_penalty, run_linear, run_linear)
         assert draft.alpha == 9.0
     choosing, plain = (engines[alpha].orders("linear_epoch") for alpha in ("auto", 9.0))
-    # Four epochs with each weaker penalty come before, over the same rows in the same order.
-    assert len(choosing) == len(plain) + 8
-    for first, expected in ((0, plain[:4]), (4, plain[:4]), (8, plain)):
+    # An epoch with each weaker penalty comes before, over the same rows in the same order.
+    assert len(choosing) == len(plain) + 2
+    for first, expected in ((0, plain[:1]), (1, plain[:1]), (2, plain)):
         for mine, theirs in zip(choosing[first:], expected, strict=False):
             assert_array_equal(mine, theirs)
     choosing_schedules, schedules = (
         [schedule for *_, schedule, _ in engines[alpha].calls["linear_epoch"]]
         for alpha in ("auto", 9.0)
     )
-    assert choosing_schedules[8:] == schedules
+    assert choosing_schedules[2:] == schedules
     for order in choosing[:-2]:
         assert not draft.held_out[order].any()
     for order in choosing[-2:]:
