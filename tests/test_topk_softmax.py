@@ -44,6 +44,22 @@ def test_values_and_order_equal_the_reference(dtype, n_experts, ties):
             assert_allclose(dense[i].double().numpy(), codes, rtol=rtol, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["distinct", "ties", "few are positive", "none is positive"])
+@pytest.mark.parametrize("n_experts", [40, MANY, VERY_MANY, 5 * VERY_MANY])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_single_row_gets_what_it_gets_among_others(dtype, n_experts, kind):
+    scores = draw_scores(1, n_experts, dtype=dtype, ties=kind == "ties")
+    if kind == "few are positive":
+        scores[0, 5:] = -1.0
+    if kind == "none is positive":
+        scores = -scores.abs()
+    for top_k in (1, 8, 32):
+        single, first = topk_softmax(scores, top_k), topk_softmax(scores.repeat(3, 1), top_k)
+        assert torch.equal(single.to_dense(n_experts)[0], first.to_dense(n_experts)[0])
+        is_kept = single.expert_weights[0] > 0
+        assert torch.equal(single.expert_indices[0][is_kept], first.expert_indices[0][is_kept])
+
+
 def test_two_equal_scores_among_very_many_are_ordered():
     scores = torch.arange(VERY_MANY, dtype=torch.float32).repeat(4, 1)
     scores[0, 3] = scores[0, -1]

@@ -9,8 +9,8 @@ is a fit on one machine. With ``--rows`` the samples are drawn, for time and mem
 """
 
 import argparse
-import resource
 import time
+from pathlib import Path
 
 import distributed
 import numpy as np
@@ -52,15 +52,22 @@ def sent_bytes(dask_worker):
     return dask_worker.transfer_outgoing_bytes_total
 
 
-def peak_megabytes():
-    """Return the largest memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def read_megabytes(name):
+    """Return a memory of this process: "VmRSS" is the present one, "VmHWM" the largest so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def forget_peak():
+    """Let the largest memory so far begin anew at the present one; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def fit_on_cluster(n_workers, X, y):
-    """Fit on a number of workers; returns (model, seconds, bytes sent, peaks of a worker).
+    """Fit on a number of workers; returns (model, seconds, bytes sent, megabytes of a worker).
 
-    The seconds are those of the fit, and the processor time of the busiest worker.
+    The seconds are those of the fit, and the processor time of the busiest worker. The megabytes
+    are those before the samples come, with them, and the most in the fit, of the largest worker.
     """
     edges = np.linspace(0, X.shape[0], N_PARTITIONS + 1).astype(int)
     pairs = list(zip(edges[:-1], edges[1:], strict=True))
@@ -70,15 +77,17 @@ def fit_on_cluster(n_workers, X, y):
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        blocks, labels = (client.scatter([part[a:b] for a, b in pairs]) for part in (X, y))
         # Loads the kernels in every worker.
         small = [X[:2000], y[:2000]]
         warm = [delayed(part[k::n_workers]) for part in small for k in range(n_workers)]
         DaskSparseExpertClassifier(alpha=1.0, client=client).fit(
             warm[:n_workers], warm[n_workers:]
         )
+        empty = max(client.run(read_megabytes, "VmRSS").values())
+        blocks, labels = (client.scatter([part[a:b] for a, b in pairs]) for part in (X, y))
+        filled = max(client.run(read_megabytes, "VmRSS").values())
+        client.run(forget_peak)
         before = sum(client.run(sent_bytes).values())
-        peak_before = max(client.run(peak_megabytes).values())
         cpu_before = client.run(time.process_time)
         start = time.perf_counter()
         model = DaskSparseExpertClassifier(random_state=0, client=client).fit(blocks, labels)
@@ -86,8 +95,8 @@ def fit_on_cluster(n_workers, X, y):
         cpu = client.run(time.process_time)
         seconds = seconds, max(cpu[worker] - cpu_before[worker] for worker in cpu)
         sent = sum(client.run(sent_bytes).values()) - before
-        peak = max(client.run(peak_megabytes).values())
-    return model, seconds, sent, (peak_before, peak)
+        peak = max(client.run(read_megabytes, "VmHWM").values())
+    return model, seconds, sent, (empty, filled, peak)
 
 
 def main():
@@ -104,13 +113,14 @@ def main():
         megabytes = (X.data.nbytes + X.indices.nbytes) / 2**20
         print(f"{name}: {X.shape[0]} samples, {X.shape[1]} features, {megabytes:.0f} MB")
         for n_workers in options.workers:
-            model, seconds, sent, peaks = fit_on_cluster(n_workers, X, y)
+            model, seconds, sent, memory = fit_on_cluster(n_workers, X, y)
             accuracy = model.to_local().score(X_test, y_test)
             print(
                 f"{n_workers} workers: accuracy {accuracy:.4f}, {seconds[0]:.1f} s, "
                 f"processor time of a worker {seconds[1]:.1f} s, {model.n_rounds_} rounds, "
                 f"parameters {model.bytes_per_round_ / 1e6:.2f} MB, sent {sent / 1e6:.1f} MB, "
-                f"peak {peaks[1]:.0f} MB, before the fit {peaks[0]:.0f} MB",
+                f"MB of a worker: empty {memory[0]:.0f}, with samples {memory[1]:.0f}, "
+                f"peak in the fit {memory[2]:.0f}",
                 flush=True,
             )
         start = time.perf_counter()

@@ -12,6 +12,7 @@ FEW_SCORES = 128  # that are sorted as fast as equal ones are told apart
 FEW_ON_CPU = 32  # that are sorted as fast as it is found that none are equal
 GROUP_SIZE = 8  # of scores of which the maximum is found first
 MIN_GROUPED = 2**14  # scores from which that saves time
+MAX_LISTED = 2**14  # scores of a single row whose largest ones are read as numbers
 
 
 def check_top_k(top_k, n_experts=None):
@@ -54,8 +55,26 @@ def keep_top(h, top_k):
         Softmax over the kept experts; zero for entries that are not positive. A row without
         a positive score has weights of zero only, one with a NaN or an infinite score NaN.
     """
-    indices = find_largest(h, min(top_k, h.shape[-1]))
+    n_kept = min(top_k, h.shape[-1])
+    if n_kept < h.shape[-1] and h.numel() == h.shape[-1] <= MAX_LISTED and _can_be_read(h):
+        kept = _keep_in_one_row(h, n_kept)
+        if kept is not None:
+            return kept
+    indices = find_largest(h, n_kept)
     return indices, softmax_of_positive(h.gather(-1, indices))
+
+
+def _keep_in_one_row(h, n_kept):
+    """Do what `keep_top` does for a single row without ties, or return None.
+
+    A model that writes word by word has one row at a time, and each operation on tensors takes
+    as long as reading the largest scores as numbers.
+    """
+    values, positions = h.topk(n_kept + 1)
+    numbers = values.flatten().tolist()
+    if len(set(numbers)) <= n_kept or not numbers[n_kept - 1] > 0:
+        return None
+    return positions.narrow(-1, 0, n_kept), torch.softmax(values.narrow(-1, 0, n_kept), -1)
 
 
 def find_largest(h, n_kept, numbers=None):
@@ -104,11 +123,7 @@ def _find_without_ties(h, n_kept):
 
     On a GPU it would have to wait for the answer, and a compiler cannot.
     """
-    if (
-        h.device.type != "cpu"
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-    ):
+    if not _can_be_read(h):
         return None
     n_groups = h.shape[-1] // GROUP_SIZE
     if h.numel() < MIN_GROUPED or n_groups * GROUP_SIZE != h.shape[-1] or n_groups <= 2 * n_kept:
@@ -126,6 +141,15 @@ def _find_without_ties(h, n_kept):
     places = places.narrow(-1, 0, n_kept)
     positions = places // (n_kept + 1) * n_groups + groups.gather(1, places % (n_kept + 1))
     return positions.view(*h.shape[:-1], n_kept)
+
+
+def _can_be_read(h):
+    """Whether numbers of a tensor can be read in Python, at once."""
+    return (
+        h.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _has_ties(values):
