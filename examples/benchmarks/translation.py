@@ -344,16 +344,17 @@ def draw_figure(results, path):
         rows = result["levels"]
         bleu, loss = ([row[name] for row in rows] for name in ("bleu", "validation_loss"))
         if kind == "dense":
-            axes[0].axhline(bleu[0], color="gray", linestyle=":", label=kind)
+            axes[0].axhline(bleu[0], color="gray", linestyle=":")
         else:
-            axes[0].plot([row["top_k"] for row in rows], bleu, "o-", label=kind)
+            axes[0].plot([row["top_k"] for row in rows], bleu, "o-")
         style = {"color": "gray"} if kind == "dense" else {}
-        axes[1].plot([row["multiply_adds"] for row in rows], loss, "o-", label=kind, **style)
+        style["label"] = {"sparse": "dense router", "product": "product keys"}.get(kind, kind)
+        axes[1].plot([row["multiply_adds"] for row in rows], loss, "o-", **style)
     axes[0].set_xscale("log", base=2)
     axes[0].set(xticks=TOP_KS, xticklabels=TOP_KS, xlabel="K", ylabel="BLEU, test 2016")
     axes[1].set_xscale("log")
     axes[1].set(xlabel="multiply-adds of a block for a word", ylabel="validation loss")
-    axes[1].legend()
+    axes[1].legend(loc="upper center")
     figure.savefig(path, dpi=120)
 
 
