@@ -114,18 +114,14 @@ def run_dense_epochs(problem, draft, experts, rows, n_epochs):
     batch_size = min(options.batch_size, len(rows))
     n_batches = -(-len(rows) // batch_size)
     classes = data.labels.indices
+    done = np.arange(n_epochs * n_batches).reshape(n_epochs, n_batches) / (n_epochs * n_batches)
+    rates = ADAM_RATE * (1 + np.cos(np.pi * done)) / 2
+    rates = np.full_like(done, STREAM_RATE) if options.in_stream else rates
+    rates *= options.learning_rate
+    penalty = draft.alpha * np.sqrt(data.X.shape[1]) / (total + earlier)
     for epoch in range(n_epochs):
-        done = (epoch + np.arange(n_batches) / n_batches) / n_epochs
-        rates = ADAM_RATE * (1 + np.cos(np.pi * done)) / 2
-        rates = np.full(n_batches, STREAM_RATE) if options.in_stream else rates
         adam = AdamOptions(
-            batch_size=batch_size,
-            n_steps=epoch * n_batches,
-            rates=options.learning_rate * rates,
-            penalty=draft.alpha * np.sqrt(data.X.shape[1]) / (total + earlier),
-            mean_decay=MEAN_DECAY,
-            square_decay=SQUARE_DECAY,
-            epsilon=EPSILON,
+            batch_size, epoch * n_batches, rates[epoch], penalty, MEAN_DECAY, SQUARE_DECAY, EPSILON
         )
         visits = DenseRows(problem.random_state.permutation(rows), weight, classes)
         loss = problem.engine.dense_epoch(

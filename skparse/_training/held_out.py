@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from .._csr import with_values
 from .._predictor import Predictor
@@ -28,6 +29,7 @@ FACTOR_PENALTY = 6.0
 INTERCEPT_PENALTY = 20.0
 INTERCEPT_STEPS = 15
 MAX_INTERCEPT_STEP = 0.5
+MAX_LOGITS_AT_ONCE = 2**16  # about so many, of several factors on the scores
 MAX_LOGITS = 2**18  # of held-out samples, from which b2 is calibrated
 
 
@@ -180,14 +182,12 @@ def measure_factors(codes, model, classes, weight, factors):
         The same shape: probabilities of the wrong classes.
     """
     of_scores, of_outputs = factors
-    b2 = model.intercept.astype(np.float64)
-    losses = []
-    for factor in of_scores:
-        powers = with_values(codes, codes.data**factor)
-        powers.data /= np.repeat(powers.sum(axis=1), np.diff(powers.indptr))
-        own_b2 = min(1.0, factor) * b2  # see `ScoreScaling.calibrated`
-        losses.append(_log_losses(powers @ model.outputs, own_b2, classes, of_outputs))
-    losses = np.array(losses)
+    n_logits = codes.nnz * model.outputs.nnz / max(1, codes.shape[1])
+    at_once = int(max(1, MAX_LOGITS_AT_ONCE / max(1, n_logits)))
+    losses = np.empty((len(of_scores), codes.shape[0], len(of_outputs)))
+    for first in range(0, len(of_scores), at_once):
+        block = slice(first, first + at_once)
+        losses[block] = _log_losses(codes, model, classes, of_scores[block], of_outputs)
     # einsum calls no BLAS
     misses = np.einsum("n,...nf->...f", weight, -np.expm1(-losses))
     return np.einsum("n,...nf->...f", weight, losses), misses
@@ -199,23 +199,30 @@ def factor_penalty(mean_weight):
     return penalty[:, None] + penalty
 
 
-def _log_losses(logits, intercept, classes, factors):
-    """Log-loss of every row at every factor on the logits, (n_rows, n_factors).
+def _log_losses(codes, model, classes, of_scores, of_outputs):
+    """Log-loss of every row at all pairs of factors, (n_scores, n_rows, n_outputs).
 
-    ``logits`` is sparse; what it does not store is zero. ``intercept`` (n_classes,) is b2, which
-    is added to all. ``classes`` (n_rows,) are the labels.
+    The rows are repeated for each factor on the scores. Logits that are not stored are zero.
     """
-    per_row = np.diff(logits.indptr)
-    rows = np.repeat(np.arange(len(per_row)), per_row)
-    is_own = logits.indices == classes[rows]
-    own = intercept[classes]
-    own = own + np.bincount(rows[is_own], logits.data[is_own], minlength=len(per_row))
-    prior = intercept[logits.indices]
-    losses = np.empty((len(per_row), len(factors)))
-    for k, factor in enumerate(factors):
+    n_rows, n_experts = codes.shape
+    n_all = len(of_scores) * n_rows
+    per_row = np.tile(np.diff(codes.indptr), len(of_scores))
+    powers = (codes.data ** of_scores[:, None]).ravel()
+    parts = powers, np.tile(codes.indices, len(of_scores)), np.append(0, np.cumsum(per_row))
+    powers = sparse.csr_array(parts, shape=(n_all, n_experts))
+    powers.data /= np.repeat(powers.sum(axis=1), per_row)
+    logits = powers @ model.outputs
+    rows = np.repeat(np.arange(n_all), np.diff(logits.indptr))
+    # (n_scores, n_classes), see `ScoreScaling.calibrated`
+    b2 = np.minimum(1.0, of_scores)[:, None] * model.intercept.astype(np.float64)
+    is_own = logits.indices == classes[rows % n_rows]
+    own = b2[:, classes].ravel()
+    own = own + np.bincount(rows[is_own], logits.data[is_own], minlength=n_all)
+    prior = b2[rows // n_rows, logits.indices]
+    losses = np.empty((n_all, len(of_outputs)))
+    for k, factor in enumerate(of_outputs):
         changes = np.exp(factor * (logits.data + prior)) - np.exp(factor * prior)
-        totals = np.exp(factor * intercept).sum() + np.bincount(
-            rows, changes, minlength=len(per_row)
-        )
+        totals = np.repeat(np.exp(factor * b2).sum(axis=1), n_rows)
+        totals += np.bincount(rows, changes, minlength=n_all)
         losses[:, k] = np.log(totals) - factor * own
-    return losses
+    return losses.reshape(len(of_scores), n_rows, len(of_outputs))
