@@ -10,7 +10,7 @@ from .._engines.arguments import NestedOptions, NestedRows, Pattern
 from .completion import complete_model
 from .problem import draw_order
 
-# The outputs and b2 move this much more slowly than the router (per unit of router step).
+# Outputs and b2 that are learnt move this much more slowly than the router (per unit of its step).
 OUTPUT_RATE = 0.001
 # From this many visits on an epoch is trained in two shards.
 SHARD_ROWS = 4096
@@ -64,11 +64,14 @@ def run_epoch(problem, draft, model):
     batch_top_ks = [draw_batch_top_k(problem, len(shard), top_k) for shard in shards]
     steps, shrinkage = step_lengths(data, options, draft.alpha, draft.scaling)
     steps *= len(shards)
+    # If each expert has one class, b1 takes their place, and b2 is calibrated. If they moved, the
+    # output of a class of most samples would grow, and with it the share of its predictions.
+    n_classes, n_experts = data.class_experts.shape
+    learns_outputs = options.multilabel or n_experts < n_classes
     nested_options = NestedOptions(
         batch_size=options.batch_size,
         bias_square=data.geometry.bias_feature**2,
-        # The b1 of a single margin can take all values that its outputs and b2 could add.
-        output_rate=0.0 if data.binary else OUTPUT_RATE * data.geometry.mean_square,
+        output_rate=OUTPUT_RATE * data.geometry.mean_square if learns_outputs else 0.0,
         shrinkage=min(0.5, shrinkage * len(shards)),
     )
 

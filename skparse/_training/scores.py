@@ -48,7 +48,7 @@ def default_scaling(n_classes, multilabel):
     if multilabel:
         return ScoreScaling(1.0, 0.5, 6.0, 0.15, 1.0, 5.0)
     gain = 2.0 + np.log(max(n_classes, 2))
-    return ScoreScaling(3.0, 1.0, gain, 0.0, 5 / 3, (gain + 2.0) / gain)
+    return ScoreScaling(3.0, 1.5, gain, 0.0, 5 / 3, (gain + 2.0) / gain)
 
 
 def model_from_margins(draft, margins, bias):

@@ -158,6 +158,18 @@ def test_after_a_fit_no_shift_of_one_class_lowers_the_held_out_loss_much(paramet
             assert shifted > loss - 0.005 * n_rows
 
 
+@pytest.mark.parametrize("parameters", [{}, {"top_k": 1}, {"n_experts": 15}], ids=str)
+def test_no_shift_of_one_class_lowers_the_log_loss_of_other_samples_much(parameters):
+    X, y = draw_unequal(16000)
+    model = SparseExpertClassifier(random_state=0, **parameters).fit(X[:8000], y[:8000])
+    z, own = model.predict_log_proba(X[8000:]).astype(float), np.eye(5)[y[8000:]]
+    loss = -(own * z).sum()
+    for c in range(5):
+        for shift in (-1.0, -0.3, -0.1, 0.1, 0.3, 1.0):
+            moved = z + shift * np.eye(5)[c]
+            assert (logsumexp(moved, axis=1) - (own * moved).sum(axis=1)).sum() > 0.99 * loss
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_long_runs_on_unequal_classes_stay_accurate(seed):
     X, y = draw_unequal(3000, seed=seed)

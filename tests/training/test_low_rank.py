@@ -644,10 +644,10 @@ def test_a_stream_from_its_beginning_has_no_term(trained_rows):
 def test_a_term_leaves_the_weight_density_that_was_asked_for(density, monkeypatch):
     X, y = draw_short_documents(800)
     used = np.diff(X[:400].tocsc().indptr) > 0
-    model = SparseExpertClassifier(random_state=0, weight_density=density).fit(X[:400], y[:400])
+    parameters = {"weight_density": density, "alpha": 1.0, "random_state": 0}
+    model = SparseExpertClassifier(**parameters).fit(X[:400], y[:400])
     prevent_terms(monkeypatch)
-    without = SparseExpertClassifier(random_state=0, weight_density=density)
-    without.fit(X[:400], y[:400])
+    without = SparseExpertClassifier(**parameters).fit(X[:400], y[:400])
     per_feature = np.diff(model.router_coef_.indptr)
     if density == 1.0:
         assert_array_equal(per_feature, np.where(used, N_CLASSES, 0))

@@ -7,7 +7,7 @@ import pytest
 from documents import draw_documents
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
-from stages import IdleEngine, RecordingEngine, prepare, run
+from stages import IdleEngine, prepare, run
 
 from skparse import SparseExpertClassifier
 from skparse._model import SparseExpertModel
@@ -269,13 +269,24 @@ def test_an_epoch_leaves_the_model_that_it_begins_with():
             assert_array_equal(mine, copy)
 
 
-@pytest.mark.parametrize("n_classes", [2, 4])
-def test_outputs_and_b2_of_a_single_margin_are_not_trained(n_classes):
+@pytest.mark.parametrize(
+    ("n_classes", "n_experts", "multilabel", "are_trained"),
+    [
+        (2, 2, False, False),
+        (4, 4, False, False),
+        (4, 8, False, False),
+        (4, 3, False, True),
+        (4, 4, True, True),
+    ],
+)
+def test_outputs_are_trained_where_experts_share_classes_or_samples_have_several_labels(
+    n_classes, n_experts, multilabel, are_trained
+):
     X, y = draw_documents(n_classes=n_classes)
-    problem, draft = prepare(X, y, engine=RecordingEngine())
-    run_epoch(problem, draft, draw_model(X.shape[1], n_classes))
-    ((*_, options, _),) = problem.engine.calls["nested_epoch"]
-    assert (options.output_rate == 0) == problem.data.binary == (n_classes == 2)
+    y = (y[:, None] == np.arange(n_classes)).astype(int) if multilabel else y
+    model = SparseExpertClassifier(n_experts=n_experts, random_state=0).fit(X, y)
+    assert model.expert_coef_.shape == (n_experts, n_classes)
+    assert (np.ptp(model.expert_coef_.data) > 0) == are_trained
 
 
 # Averages, and when training stops
