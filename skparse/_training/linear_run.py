@@ -15,7 +15,6 @@ from .._csr import csr_arrays, with_values
 from .._engines.arguments import LinearRows, Pattern, StepSchedule
 
 STREAM_HORIZON = 6
-DENSE_MARGINS = 2**18  # at most, that are computed at a time
 
 
 class ExpertBlock(NamedTuple):

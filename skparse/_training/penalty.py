@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .linear_run import DENSE_MARGINS, LinearRun, run_epochs
+from .linear_run import LinearRun, run_epochs
 
 ALPHAS = 1.0, 3.0, 9.0
 # With fewer held-out samples, chance would choose.
 MIN_HELD_OUT = 128
 COMPARED_AFTER = 1  # linear epochs
+DENSE_MARGINS = 2**18  # at most, that are computed at a time
 COMPARED_ROWS = 1000  # held-out samples, about and at most twice as many
 # The log-loss is the least one of the softmax of the margins, multiplied by these.
 MARGIN_FACTORS = 2.0 ** (np.arange(-2, 9) / 2)

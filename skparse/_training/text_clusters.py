@@ -19,7 +19,7 @@ from .connections import connect
 from .data import build_training_data
 from .held_out import CALIBRATION_FACTORS, MIN_SAMPLES
 from .linear import run_linear, start_linear
-from .linear_run import DENSE_MARGINS
+from .penalty import DENSE_MARGINS
 from .problem import Draft
 from .scores import multiply_scores
 
