@@ -23,7 +23,7 @@ from .pairs import (
 from .sentences import arguments_of_tags, tags_of_arguments
 
 N_BITS = 18
-TOP_KS = (1, 2, 4)
+TOP_KS = (2, 4, 8)
 SENTENCES_PER_REPORT = 1000
 NONE_SHIFT = -0.5  # chosen on the development part of the English Web Treebank
 SMALLEST = 1e-12  # probability
@@ -39,7 +39,7 @@ class Labeller(BaseEstimator):
         None is ``SparseExpertClassifier(random_state=0)``.
     n_bits : int, default=18
         X has ``2 ** n_bits`` columns.
-    top_ks : tuple of int, default=(1, 2, 4)
+    top_ks : tuple of int, default=(2, 4, 8)
         The probabilities are the mean over these sparsity levels of a `SparseExpertClassifier`.
         One fit trains all of them, and one pass predicts them.
     report : callable, default=None
