@@ -362,7 +362,8 @@ def stream_epoch(X, rows, tables, experts, totals, options):
         totals[4] += weight * sum(facts[j, 2] * x * x for j, x in entries)
         relevant = {j: facts[j, 2] * x * totals[1] / totals[4] for j, x in entries}
         margins = [
-            bias[e] + sum(relevant[j] * weights[j, e] for j, _ in entries) for e in range(len(bias))
+            bias[e] + sum(relevant[j] * weights[j, e] for j, _ in entries)
+            for e in range(len(bias))
         ]
         ranked = sorted(range(len(bias)), key=lambda e: (-margins[e], e))[: options.top_k]
         for e in ranked:
