@@ -45,20 +45,11 @@ def choose_by_reservoir(state, options, engine):
     draft = Draft(data, default, state.alpha, held_out=np.ones(shape[0], bool))
     state.intercept = np.zeros_like(state.intercept)
     raw = default._replace(score_factor=1.0, output_factor=1.0)
-    state.prior_strength = state.term_strength = 0.0
-    model = build_model(state, features, scaling=raw)
-    chosen = measure_held_out(problem, draft, model)
-    of_term = measure_term_strength(state, X, features)
-    for name, strength, largest in (
-        ("prior_strength", STREAM_PRIOR_STRENGTH, MAX_PRIOR_LOSS),
-        ("term_strength", of_term, 1.0),
-    ):
-        if strength > 0:
-            other = build_model(state, features, scaling=raw, **{name: strength})
-            losses = measure_held_out(problem, draft, other)
-            if losses.loss <= largest * chosen.loss:
-                model, chosen = other, losses
-                setattr(state, name, strength)
+    model, chosen = choose_strengths(
+        state, features, X,
+        build=lambda **strength: build_model(state, features, scaling=raw, **strength),
+        measure=lambda model: measure_held_out(problem, draft, model),
+    )  # fmt: skip
     of_scores, of_outputs = np.unravel_index(chosen.by_factors.argmin(), chosen.by_factors.shape)
     factors = CALIBRATION_FACTORS[of_scores], CALIBRATION_FACTORS[of_outputs]
     state.scaling = default.calibrated(*factors)
@@ -74,11 +65,40 @@ def choose_by_reservoir(state, options, engine):
     state.calibrated_at = state.n_seen
 
 
-def measure_term_strength(state, X, features):
-    """Measure the factor that gives the products of the term the spread of a fit.
+def choose_strengths(state, features, X, *, build, measure):
+    """Choose whether the model has the log-odds, and then whether it has the products of the term.
 
-    X are the held-out samples with these features. The factor is 0 if there are no products.
+    Parameters
+    ----------
+    state : StreamState
+        Changes in place.
+    features : ndarray of int
+        Those of the held-out samples ``X``.
+    build, measure : callable
+        The model with a strength, and its `HeldOutLosses`.
+
+    Returns
+    -------
+    (model, losses) that were chosen
     """
+    state.prior_strength = state.term_strength = 0.0
+    model = build()
+    chosen = measure(model)
+    for name, strength, largest in (
+        ("prior_strength", STREAM_PRIOR_STRENGTH, MAX_PRIOR_LOSS),
+        ("term_strength", measure_term_strength(state, features, X), 1.0),
+    ):
+        if strength > 0:
+            other = build(**{name: strength})
+            losses = measure(other)
+            if losses.loss <= largest * chosen.loss:
+                model, chosen = other, losses
+                setattr(state, name, strength)
+    return model, chosen
+
+
+def measure_term_strength(state, features, X):
+    """Measure the factor that gives the products of the term their spread; 0 without products."""
     slots = state.slots[features]
     is_known = slots >= 0
     X, slots = X[:, is_known], slots[is_known]

@@ -110,7 +110,7 @@ def _add_features(
     x_indices, x_data, start, stop, targets, weight, weights, mass, facts, load, totals, margins,
     forgetting, smoothing, floor, power, growth,
 ):  # fmt: skip
-    """Add a row to the facts about its features, and write its scores to ``margins``.
+    """Add a row to the facts about its features, and its scores to ``margins``.
 
     Returns the sum of the squares of its relevant values.
     """
@@ -150,10 +150,12 @@ def _add_features(
 
 
 @njit(**EVERY_ROW)
-def _measure_steps(x_indices, x_data, start, stop, weight, facts, totals, square, steps):
-    """Write the step of each feature of a row.
+def _measure_steps(
+    x_indices, x_data, start, stop, weight, facts, bias, totals, square, steps, margins
+):
+    """Write the step of each feature of a row, and replace its scores by its margins.
 
-    Returns (step of the bias, norm of all steps, unit of the relevance).
+    Returns (step of the bias, norm of all steps).
     """
     totals[SQUARE] += weight * square
     unit = totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
@@ -167,7 +169,10 @@ def _measure_steps(x_indices, x_data, start, stop, weight, facts, totals, square
         fact[SQUARES] += weight * relevant * x
         steps[t - start] = x * _shorten(fact[SQUARES])
         norm += relevant * steps[t - start]
-    return bias_step, norm, unit
+    kind = margins.dtype.type
+    for e in range(margins.shape[0]):
+        margins[e] = bias[e] + kind(unit) * margins[e]
+    return bias_step, norm
 
 
 @njit(**EVERY_ROW)
@@ -282,11 +287,9 @@ def stream_epoch(X, rows, tables, experts, totals, options):
             x_indices, x_data, start, stop, targets, weight, weights, mass, facts, load, totals,
             margins, forgetting, smoothing, floor, relevance_power, growth,
         )  # fmt: skip
-        bias_step, norm, unit = _measure_steps(
-            x_indices, x_data, start, stop, weight, facts, totals, square, steps
+        bias_step, norm = _measure_steps(
+            x_indices, x_data, start, stop, weight, facts, bias, totals, square, steps, margins
         )
-        for e in range(n_experts):
-            margins[e] = bias[e] + kind(unit) * margins[e]
         ridge = _find_ridge(alpha, least_ridge, ridge_per_error, totals)
         _count_kept(margins, top_k, shift, n_kept, best)
         _measure_errors(margins, targets, weight, window, totals)
