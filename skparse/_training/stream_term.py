@@ -89,8 +89,11 @@ def learn_term(state, X, classes, sample_weight, engine, *, n_before):
         learning_rate=LEARNING_RATE,
         negative_sampling_correction=0.0,
     )
+    # The dtypes of a fit, so that the kernel is compiled once.
+    kind = np.int32 if X.indptr[-1] <= np.iinfo(np.int32).max else np.int64
     engine.embedding_epoch(
-        X, EmbeddingRows(order, weight, classes.astype(np.int64)), state.term,
+        X._replace(indptr=X.indptr.astype(kind)),
+        EmbeddingRows(order, weight, classes.astype(np.int32)), state.term,
         state.term_squares, np.arange(n_experts)[None], options,
     )  # fmt: skip
 
