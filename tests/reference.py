@@ -359,7 +359,12 @@ def stream_epoch(X, rows, tables, experts, totals, options):
             if facts[j, 1] > options.relevance_growth * facts[j, 3]:
                 facts[j, 2] = relevance_of(mass[j], load, totals[10], smoothing, options)
                 facts[j, 3] = facts[j, 1]
-        margins = [bias[e] + sum(x * weights[j, e] for j, x in entries) for e in range(len(bias))]
+        totals[4] += weight * sum(facts[j, 2] * x * x for j, x in entries)
+        relevant = {j: facts[j, 2] * x * totals[1] / totals[4] for j, x in entries}
+        margins = [
+            bias[e] + sum(relevant[j] * weights[j, e] for j, _ in entries)
+            for e in range(len(bias))
+        ]
         ranked = sorted(range(len(bias)), key=lambda e: (-margins[e], e))[: options.top_k]
         for e in ranked:
             n_kept[e] += margins[e] > -options.shift
@@ -367,10 +372,8 @@ def stream_epoch(X, rows, tables, experts, totals, options):
         ridge = options.ridge * options.alpha
         if options.alpha == 0:
             ridge = options.ridge + options.ridge_per_error * totals[6] / max(positive, 1e-300)
-        totals[4] += weight * sum(facts[j, 2] * x * x for j, x in entries)
         constant = min(1.0, totals[1] / max(totals[2], 1e-300))
         totals[5] += weight * constant
-        relevant = {j: facts[j, 2] * x * totals[1] / totals[4] for j, x in entries}
         for j, x in entries:
             facts[j, 0] += weight * relevant[j] * x
         agreed, against = 0.0, 0.0
@@ -382,9 +385,9 @@ def stream_epoch(X, rows, tables, experts, totals, options):
             against += max(margin, 0) ** 2 * (sign < 0)
             begun = first_seen[e] / now
             share = 1 - begun if begun > 0.5 else 1.0
-            steps = {j: relevant[j] * (1 + share * facts[j, 0]) ** -0.75 for j, _ in entries}
+            steps = {j: x * (1 + share * facts[j, 0]) ** -0.75 for j, x in entries}
             of_bias = constant * (1 + share * totals[5]) ** -0.75
-            norm = of_bias + sum(steps[j] * x for j, x in entries)
+            norm = of_bias + sum(steps[j] * relevant[j] for j, _ in entries)
             step = sign * weight * gap / (weight * norm + ridge)
             bias[e] += of_bias * step
             for j, _ in entries:

@@ -141,6 +141,15 @@ NAMED_OF_STREAMS = {
     "shift of b2": (STREAM, "shift", lambda a: a[:-1]),
     "held-out labels": (STREAM, "held_out", lambda a: (*a[:3], a[3] + 100, a[4])),
     "held-out features": (STREAM, "held_out", lambda a: (a[0], a[1] + 1000, *a[2:])),
+    "term without biases": (STREAM, "term", lambda a: a[:-1]),
+    "term of another rank": (
+        STREAM,
+        "term",
+        lambda a: (*(np.ones((len(b), 3), b.dtype) for b in a[:2]), a[2]),
+    ),
+    "term of other features": (STREAM, "term", lambda a: (a[0][1:], *a[1:])),
+    "term not finite": (STREAM, "term", lambda a: (*a[:2], a[2] * np.nan)),
+    "squares of the term below zero": (STREAM, "term_squares", lambda a: (a[0] - 1, *a[1:])),
     "no stream": (STREAM, lambda a: None),
 }
 

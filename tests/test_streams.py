@@ -12,8 +12,8 @@ from scipy import sparse
 from sklearn.linear_model import SGDClassifier
 from sklearn.preprocessing import normalize
 
-from skparse import SparseExpertClassifier
-from skparse._training import reservoir, stream
+from skparse import SparseExpertClassifier, _stream_fit
+from skparse._training import reservoir, stream, stream_choices, stream_term
 from skparse.datasets import make_topic_documents
 
 
@@ -330,3 +330,137 @@ def test_rows_whose_weights_or_scores_would_overflow_are_refused(rows, targets):
     with pytest.raises(ValueError, match="too large or too small"):
         model.partial_fit(X[1:], targets[1:])
     assert_array_equal(model.predict_proba(X[:1]), before)
+
+
+# The low-rank term of short texts with many classes
+
+
+def draw_synonyms(n_samples, n_classes=60, *, n_concepts=30, n_words=60, length=6):
+    """Draw short texts: each class has four concepts, each concept many words."""
+    rng = np.random.default_rng(0)
+    concepts = [rng.choice(n_concepts, 4, replace=False) for _ in range(n_classes)]
+    y = rng.integers(n_classes, size=n_samples)
+    own = np.array(concepts)[y[:, None], rng.integers(4, size=(n_samples, length))]
+    words = n_words * own + rng.integers(n_words, size=own.shape)
+    indptr = np.arange(0, words.size + 1, length)
+    parts = np.ones(words.size, np.float32), words.ravel(), indptr
+    X = sparse.csr_array(parts, shape=(n_samples, n_concepts * n_words))
+    X.sum_duplicates()
+    return X, y
+
+
+@pytest.fixture(scope="module")
+def short_texts():
+    X, y = draw_synonyms(8000)
+    return X[:6000], X[6000:], y[:6000], y[6000:]
+
+
+def has_term(model):
+    return model._stream.term.expert_vectors.shape[1] > 0
+
+
+def test_short_texts_with_many_classes_gain_by_the_term(short_texts, monkeypatch):
+    X, X_test, y, y_test = short_texts
+    model = pass_in(new_model(), X, y, 500, np.unique(y))
+    assert has_term(model) and model._stream.term_strength > 0
+    monkeypatch.setattr(stream_term, "MIN_EXPERTS", 61)
+    plain = pass_in(new_model(), X, y, 500, np.unique(y))
+    assert not has_term(plain) and plain._stream.term_strength == 0
+    assert model.score(X_test, y_test) > plain.score(X_test, y_test) + 0.05
+
+
+def test_the_term_hardly_depends_on_how_the_samples_are_cut(short_texts):
+    X, X_test, y, y_test = short_texts
+    scores = [
+        pass_in(new_model(), X, y, n_rows, np.unique(y)).score(X_test, y_test)
+        for n_rows in (20, 500, 6000)
+    ]
+    assert max(scores) - min(scores) <= 0.01
+
+
+@pytest.mark.parametrize("case", ["few classes", "long rows", "many features", "forgetting"])
+def test_other_streams_have_no_term(short_texts, documents, case):
+    X, _, y, _ = short_texts
+    parameters = {"stream_horizon": 1000} if case == "forgetting" else {}
+    if case == "few classes":
+        X, _, y, _ = documents
+    elif case == "long rows":
+        X = sparse.csr_array(sum(X[200 * i : 200 * i + 200] for i in range(1, 8)))
+    elif case == "many features":
+        X = X.copy()
+        X.resize(6000, 2**19)
+    model = new_model(**parameters).partial_fit(X[:200], y[:200], classes=np.unique(y))
+    assert not has_term(model)
+
+
+def test_a_term_that_raises_the_held_out_loss_is_left_out(monkeypatch):
+    monkeypatch.setattr(stream_choices, "TERM_SPREAD", 10.0)
+    X, y = draw(4000, 30, n_features=4000)
+    model = pass_in(new_model(), X[:3000], y[:3000], 1000, np.unique(y))
+    assert has_term(model) and model._stream.term_strength == 0
+    assert model.score(X[3000:], y[3000:]) > 0.9
+
+
+def test_an_error_restores_the_term_and_a_file_keeps_it(short_texts, monkeypatch):
+    X, X_test, y, _ = short_texts
+    model = pass_in(new_model(), X[:5000], y[:5000], 1000, np.unique(y))
+    assert model._stream.term_strength > 0
+    twin = pickle.loads(pickle.dumps(model))
+    assert_same_model(twin, model)
+    with monkeypatch.context() as patch:
+        patch.setattr(_stream_fit, "choose_by_reservoir", raise_error)
+        with pytest.raises(RuntimeError, match="stopped"):
+            model.partial_fit(X[5000:], y[5000:])
+    for one in (model, twin):
+        one.partial_fit(X[5000:], y[5000:])
+    assert_array_equal(model.predict_proba(X_test), twin.predict_proba(X_test))
+
+
+def raise_error(*_):
+    raise RuntimeError("stopped")
+
+
+def test_an_error_takes_back_a_term_that_began_and_its_new_classes(short_texts, monkeypatch):
+    X, X_test, y, _ = short_texts
+    known = np.flatnonzero(y < 20)[:50]  # fewer rows than show whether a term is worth its time
+    model = new_model().partial_fit(X[known], y[known], classes=np.arange(50))
+    twin = copy.deepcopy(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(_stream_fit, "choose_by_reservoir", raise_error)
+        with pytest.raises(RuntimeError, match="stopped"):
+            model.partial_fit(X, y, classes=np.arange(60))
+    assert not has_term(model)
+    for one in (model, twin):
+        one.partial_fit(X, y, classes=np.arange(60))
+        assert has_term(one)
+    assert_array_equal(model.predict_proba(X_test), twin.predict_proba(X_test))
+
+
+def test_a_late_class_of_short_texts_can_be_found_after_ten_examples(short_texts):
+    X, X_test, y, y_test = short_texts
+    recalls, losses = [], []
+    for late in range(5):
+        model, known = new_model(), y != late
+        pass_in(model, X[known], y[known], 500, np.delete(np.arange(60), late))
+        assert model._stream.term_strength > 0
+        rest, own = y_test != late, y_test == late
+        before = model.score(X_test[rest], y_test[rest])
+        few = np.flatnonzero(y == late)[:10]
+        model.partial_fit(X[few], y[few], classes=np.arange(60))
+        recalls.append(model.score(X_test[own], y_test[own]))
+        losses.append(before - model.score(X_test[rest], y_test[rest]))
+    assert np.mean(recalls) >= 0.2  # each has 240 words, and the examples have 60 of them
+    assert np.mean(losses) <= 0.02
+
+
+def test_the_unit_of_sample_weights_does_not_change_the_term(short_texts):
+    X, X_test, y, _ = short_texts
+    one, other = (
+        new_model().partial_fit(
+            X[:900], y[:900], classes=np.arange(60), sample_weight=np.full(900, weight)
+        )
+        for weight in (1.0, 16.0)
+    )
+    for mine, theirs in zip(one._stream.term, other._stream.term, strict=True):
+        assert np.abs(mine).max() > 0
+        assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)

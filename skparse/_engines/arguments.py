@@ -135,7 +135,7 @@ class AdamOptions(NamedTuple):
 class StreamTables(NamedTuple):
     """What a stream has learnt of each feature that occurred, a row each; changed in place."""
 
-    weights: np.ndarray  # (n_rows, n_experts), linear margins per unit of the scaled features
+    weights: np.ndarray  # (n_rows, n_experts), linear margins per unit of the relevant values
     mass: np.ndarray  # (n_rows, n_experts), sum of the absolute values with each expert
     facts: np.ndarray  # (n_rows, N_FACTS) of float64, see below
 

@@ -37,7 +37,9 @@ def stream_epoch(X, rows, tables, experts, totals, options):
         targets = indices[indptr[i] : indptr[i + 1]]
         _add_row(totals, experts, targets, weight, x, options)
         _add_features(tables, slots, x, targets, weight, experts.load, totals, options)
-        margins = experts.bias + x @ tables.weights[slots]
+        relevance, constant = _add_squares(tables, slots, x, weight, totals)
+        relevant = relevance * x
+        margins = experts.bias + relevant @ tables.weights[slots]
         best = np.argsort(-margins, kind="stable")[: options.top_k]
         experts.n_kept[best[margins[best] > -options.shift]] += 1
         ridge = options.ridge * options.alpha
@@ -46,13 +48,12 @@ def stream_epoch(X, rows, tables, experts, totals, options):
             error = totals[CONTRADICTION] / max(positive, 1e-300)
             ridge = options.ridge + options.ridge_per_error * error
         gaps = _find_gaps(margins, targets, weight, totals, options)
-        relevant, constant = _add_squares(tables, slots, x, weight, totals)
         begun = experts.first_seen / totals[WEIGHT]
         shares = np.where(begun > LATE_SHARE, 1 - begun, 1)
         squares = np.append(tables.facts[slots, SQUARES], totals[BIAS_SQUARE])
         factors = (1 + np.multiply.outer(squares, shares)) ** -0.75
-        steps = np.append(relevant, constant)[:, None] * factors  # (n_features + 1, n_experts)
-        norms = np.append(x, 1) @ steps
+        steps = np.append(x, constant)[:, None] * factors  # (n_features + 1, n_experts)
+        norms = np.append(relevant, 1) @ steps
         steps *= weight * gaps / (weight * norms + ridge)
         experts.bias[:] += steps[-1]
         tables.weights[slots] += steps[:-1]
@@ -111,14 +112,14 @@ def _relevance(mass, load, totals, smoothing, options):
 
 
 def _add_squares(tables, slots, x, weight, totals):
-    """Add the squares of a row; returns the relevant values and the square of the constant."""
-    relevant = tables.facts[slots, RELEVANCE] * x
-    totals[SQUARE] += weight * (relevant @ x)
-    relevant *= totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
-    tables.facts[slots, SQUARES] += weight * relevant * x
+    """Add the squares of a row; returns the relevance and the square of the constant."""
+    relevance = tables.facts[slots, RELEVANCE]
+    totals[SQUARE] += weight * (relevance @ (x * x))
+    relevance = relevance * (totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0)
+    tables.facts[slots, SQUARES] += weight * relevance * x * x
     constant = min(1.0, totals[SEEN] / max(totals[NONZEROS], 1e-300))
     totals[BIAS_SQUARE] += weight * constant
-    return relevant, constant
+    return relevance, constant
 
 
 def _find_gaps(margins, targets, weight, totals, options):

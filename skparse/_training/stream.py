@@ -18,11 +18,14 @@ from .._engines.arguments import (
     N_FACTS,
     N_TOTALS,
     NONZEROS,
+    RELEVANCE,
     SEEN,
     SIGN,
+    SQUARE,
     WEIGHT,
     WINDOW,
     Csr,
+    LowRankTerm,
     Pattern,
     StreamExperts,
     StreamOptions,
@@ -35,6 +38,7 @@ from .naive_bayes import PRIOR_SMOOTHING
 from .reservoir import Reservoir, draw_numbers
 from .scales import MAX_ROW_SQUARE, weighted_quantile
 from .scores import ScoreScaling, out_of_range
+from .stream_term import add_experts_to_term, allocate_term, learn_term, term_products
 
 # Chosen by held-out accuracy on training parts; docs/design/streams.md has the record.
 RIDGE = 0.2  # of a step, per unit of alpha
@@ -42,8 +46,8 @@ RIDGE_PER_ERROR = 8.0  # of a step, per share of wrong labels
 ERROR_WINDOW = 2000  # rows over which this share is averaged
 FIRST_WINDOW = 200  # rows that the first guess of it counts for
 FIRST_AGREEMENT = 0.1
-RELEVANCE_GROWTH = 1.25  # of the count of a feature, until its relevance is measured again
-STREAM_PRIOR_STRENGTH = 1.0  # factor on the naive-Bayes log-odds
+RELEVANCE_GROWTH = 1.1  # of the count of a feature, until its relevance is measured again
+STREAM_PRIOR_STRENGTH = 1.25  # factor on the naive-Bayes log-odds
 MAX_LOG_ODDS = 200.0  # of naive Bayes, more than there can be
 TABLE_GROWTH = 1.5
 MIN_ROWS = 64  # of the tables
@@ -59,6 +63,8 @@ class StreamState:
     tables: StreamTables
     experts: StreamExperts
     totals: np.ndarray  # see `skparse._engines.arguments`
+    term: LowRankTerm  # its features are the rows of the tables; of rank 0 if there is none
+    term_squares: LowRankTerm  # sums of its squared gradients
     reservoir: Reservoir
     seed: int
     scaling: ScoreScaling
@@ -68,17 +74,34 @@ class StreamState:
     weight_seen: float = 0.0
     alpha: float = 1.0  # strength of the penalty
     prior_strength: float = 0.0  # factor on the naive-Bayes log-odds
+    term_strength: float = 0.0  # factor on the products of the term
     intercept: np.ndarray | None = None  # (n_classes,), shift of b2
     temperatures: np.ndarray | None = None  # (top_k,), of each level
     calibrated_at: int = 0  # rows seen
     router: sparse.csr_array | None = None  # of all features, if it was built since the last call
     n_gathered: int = 0  # features whose weights were built since then, for predictions
 
+    def arrays_of_features(self):
+        """Return the arrays with a row for each feature that has occurred."""
+        return *self.tables, self.term.feature_vectors, self.term_squares.feature_vectors
+
+    def arrays_of_experts(self):
+        """Return the arrays of the experts that `learn` changes, and the totals."""
+        return *self.experts, *self.term[1:], *self.term_squares[1:], self.totals
+
+    def set_arrays_of_features(self, arrays):
+        """Replace what `arrays_of_features` returns."""
+        *tables, vectors, squares = arrays
+        self.tables = StreamTables(*tables)
+        self.term = self.term._replace(feature_vectors=vectors)
+        self.term_squares = self.term_squares._replace(feature_vectors=squares)
+
 
 def begin_stream(n_features, n_classes, dtype, seed, scaling, multilabel):
     """Allocate the state of a stream before its first row, with one expert per class."""
     totals = np.zeros(N_TOTALS)
     totals[AGREEMENT], totals[WINDOW] = FIRST_AGREEMENT, FIRST_WINDOW
+    term, squares = allocate_term(MIN_ROWS, n_classes, dtype)
     reservoir = Reservoir(
         sparse.csr_array((0, n_features), dtype=dtype), np.zeros(0, np.int64), np.zeros(0, dtype)
     )
@@ -94,6 +117,8 @@ def begin_stream(n_features, n_classes, dtype, seed, scaling, multilabel):
             np.zeros(n_classes, np.int64),
         ),
         totals=totals,
+        term=term,
+        term_squares=squares,
         reservoir=reservoir,
         seed=seed,
         scaling=scaling,
@@ -116,7 +141,7 @@ class Undo:
 
     def __init__(self, state):
         self.state, self.before = state, replace(state)
-        self.fixed = [array.copy() for array in (*state.experts, state.totals)]
+        self.fixed = [array.copy() for array in state.arrays_of_experts()]
         self.slots, self.rows, self.new = None, [], np.zeros(0, np.int64)
 
     def keep(self, indices):
@@ -130,18 +155,20 @@ class Undo:
             is_used[slots] = True
             self.slots = np.flatnonzero(is_used)
         if self.state.tables is self.before.tables:  # otherwise the old ones do not change
-            self.rows = [array.take(self.slots, axis=0) for array in self.before.tables]
+            self.rows = [
+                array.take(self.slots, axis=0) for array in self.before.arrays_of_features()
+            ]
 
     def restore(self):
         """Restore the state."""
         before = self.before
         before.slots[self.new] = -1
-        fresh = allocate_tables(1, len(before.experts.bias), before.tables.weights.dtype)
-        for array, rows in zip(before.tables, self.rows, strict=False):
+        arrays = before.arrays_of_features()
+        for array, rows in zip(arrays, self.rows, strict=False):
             array[self.slots] = rows
-        for array, row in zip(before.tables, fresh, strict=True):
+        for array, row in zip(arrays, allocate_rows(before, 1), strict=True):
             array[before.n_slots :] = row
-        for array, values in zip((*before.experts, before.totals), self.fixed, strict=True):
+        for array, values in zip(before.arrays_of_experts(), self.fixed, strict=True):
             array[...] = values
         vars(self.state).update(vars(before))
 
@@ -163,7 +190,7 @@ def learn(state, X, labels, sample_weight, options, engine, *, horizon=np.inf, u
     undo : Undo, default=None
         Keeps what changes.
     """
-    rows, n_rows = (X, labels, sample_weight), X.shape[0]
+    rows, n_rows, n_before = (X, labels, sample_weight), X.shape[0], state.n_seen
     state.router, state.n_gathered = None, 0
     state.weight_seen += float(sample_weight.sum(dtype=np.float64))
     if not options.multilabel:
@@ -176,9 +203,10 @@ def learn(state, X, labels, sample_weight, options, engine, *, horizon=np.inf, u
     indices = find_slots(state, X)
     alpha = float(options.alpha or (1.0 if options.multilabel else 0.0))
     state.totals[LOSS], before = 0.0, state.totals[WEIGHT]
+    # Of fixed dtypes, so that a kernel is compiled once.
+    scaled = Csr(X.indptr.astype(np.int64), indices, values)
     engine.stream_epoch(
-        # Of fixed dtypes, so that a kernel is compiled once.
-        Csr(X.indptr.astype(np.int64), indices, values),
+        scaled,
         StreamRows(
             sample_weight.astype(values.dtype, copy=False),
             Pattern(labels.indptr.astype(np.int64), labels.indices.astype(np.int64)),
@@ -188,6 +216,8 @@ def learn(state, X, labels, sample_weight, options, engine, *, horizon=np.inf, u
         state.totals,
         step_options(state, options, alpha, horizon),
     )
+    if not (options.multilabel or np.isfinite(horizon)):  # a term does not forget
+        learn_term(state, scaled, labels.indices, sample_weight, engine, n_before=n_before)
     errors, agreement = state.totals[CONTRADICTION], state.totals[AGREEMENT]
     estimated = 1.0 + RIDGE_PER_ERROR / RIDGE * errors / max(errors + agreement, 1e-300)
     state.alpha = float(alpha or estimated)
@@ -284,13 +314,22 @@ def find_slots(state, X):
 def grow_tables(state, n_rows):
     """Make room for at least ``n_rows`` features."""
     size = max(n_rows, min(int(TABLE_GROWTH * n_rows), len(state.slots)))
-    old = state.tables
-    tables = allocate_tables(size, len(state.experts.bias), old.weights.dtype)
-    for array, values in zip(tables, old, strict=True):
+    grown = allocate_rows(state, size)
+    for array, values in zip(grown, state.arrays_of_features(), strict=True):
         array[: state.n_slots] = values[: state.n_slots]
     features = np.zeros(size, np.int64)
     features[: state.n_slots] = state.features[: state.n_slots]
-    state.tables, state.features = tables, features
+    state.features = features
+    state.set_arrays_of_features(grown)
+
+
+def allocate_rows(state, n_rows):
+    """Allocate the arrays of features that have not occurred yet."""
+    n_experts, rank = state.term.expert_vectors.shape
+    dtype = state.tables.weights.dtype
+    term, squares = allocate_term(n_rows, n_experts, dtype, rank)
+    tables = allocate_tables(n_rows, n_experts, dtype)
+    return *tables, term.feature_vectors, squares.feature_vectors
 
 
 def add_classes(state, places, n_classes):
@@ -310,10 +349,11 @@ def add_classes(state, places, n_classes):
         return wider
 
     tables, experts = state.tables, state.experts
-    # A copy of the facts: the old tables stay as they are.
+    # Copies of the rest: the old arrays stay as they are.
     state.tables = StreamTables(
         spread(tables.weights, 0), spread(tables.mass, 0), tables.facts.copy()
     )
+    state.term, state.term_squares = add_experts_to_term(state, places, n_classes)
     # The margin that all earlier rows would have taught the experts of the new classes.
     state.experts = StreamExperts(
         spread(experts.bias, -1), *(spread(array, 0) for array in experts[1:])
@@ -325,13 +365,20 @@ def add_classes(state, places, n_classes):
 
 def check_finite(state, undo, X):
     """Raise ValueError if what has been learnt since ``undo``, or a score of X, is not finite."""
-    weights = state.tables.weights
-    limit = float(np.finfo(weights.dtype).max) / 1e6
+    dtype = state.tables.weights.dtype
+    limit = float(np.finfo(dtype).max) / 1e6
     factor = state.scaling.scale * state.scaling.score_factor / (state.unit or 1.0)
-    old = weights.take(undo.slots, axis=0)
-    parts = old, weights[undo.before.n_slots : state.n_slots]
-    largest = max(float(np.abs(part).max(initial=0)) for part in parts)
+
+    def largest_of(array):
+        parts = array.take(undo.slots, axis=0), array[undo.before.n_slots : state.n_slots]
+        return np.max([np.abs(part).max(initial=0) for part in parts]).astype(np.float64)
+
+    # Relevance is hardly above one.
+    largest = largest_of(state.tables.weights) * max(1.0, relevance_unit(state))
     largest += MAX_LOG_ODDS * state.prior_strength
+    vectors = state.term.expert_vectors
+    products = largest_of(state.term.feature_vectors) * np.abs(vectors).max(initial=0)
+    largest += max(1.0, state.term_strength) * vectors.shape[1] * products
     size = float(np.abs(X.data).max(initial=0))
     # The mass of a feature is at most the magnitude of all.
     is_small = (
@@ -340,10 +387,16 @@ def check_finite(state, undo, X):
         and state.totals[MAGNITUDE] <= 1e6 * limit
     )
     if not (is_small and np.isfinite(state.totals).all()):
-        raise ValueError(out_of_range(weights.dtype))
+        raise ValueError(out_of_range(dtype))
 
 
-def measure_margins(state, slots, prior_strength):
+def relevance_unit(state):
+    """Return the factor with which the relevant values of a row have the size of its values."""
+    square = state.totals[SQUARE]
+    return state.totals[SEEN] / square if square > 0 else 0.0
+
+
+def measure_margins(state, slots, prior_strength, term_strength=0.0):
     """Compute margins of some features per unit of X, (n_slots, n_experts).
 
     The naive-Bayes log-odds are those of the feature with the class, relative to a feature that
@@ -352,6 +405,8 @@ def measure_margins(state, slots, prior_strength):
     """
     tables, kind = state.tables, state.tables.weights.dtype.type
     margins = tables.weights.take(slots, axis=0)
+    relevance = tables.facts[slots, RELEVANCE] * relevance_unit(state)
+    margins *= relevance.astype(kind)[:, None]
     if prior_strength > 0:
         mass = tables.mass.take(slots, axis=0)
         signs = tables.facts[slots, SIGN]
@@ -367,10 +422,12 @@ def measure_margins(state, slots, prior_strength):
         odds *= signs[rows]
         length = max(1.0, state.totals[NONZEROS] / max(state.totals[SEEN], 1e-300))
         margins[rows, experts] += (prior_strength / np.sqrt(length) * odds).astype(kind)
+    if term_strength > 0:
+        margins += kind(term_strength) * term_products(state, slots)
     return margins
 
 
-def build_model(state, features, *, scaling=None, prior_strength=None):
+def build_model(state, features, *, scaling=None, prior_strength=None, term_strength=None):
     """Build the model of a stream for some features, in the order of their columns.
 
     Parameters
@@ -378,7 +435,7 @@ def build_model(state, features, *, scaling=None, prior_strength=None):
     state : StreamState
     features : ndarray of int, or None
         None for all features of X.
-    scaling, prior_strength : default=None
+    scaling, prior_strength, term_strength : default=None
         Those of the state.
 
     Returns
@@ -387,10 +444,11 @@ def build_model(state, features, *, scaling=None, prior_strength=None):
     """
     scaling = state.scaling if scaling is None else scaling
     strength = state.prior_strength if prior_strength is None else prior_strength
+    of_term = state.term_strength if term_strength is None else term_strength
     n_columns = len(state.slots) if features is None else len(features)
     slots = state.slots if features is None else state.slots[features]
     columns = np.flatnonzero(slots >= 0)
-    margins = measure_margins(state, slots[columns], strength)
+    margins = measure_margins(state, slots[columns], strength, of_term)
     dtype = margins.dtype
     margins *= dtype.type(scaling.scale * scaling.score_factor / (state.unit or 1.0))
     counts = np.zeros(n_columns, np.int64)
@@ -402,7 +460,8 @@ def build_model(state, features, *, scaling=None, prior_strength=None):
     indices = np.nonzero(is_stored)[1].astype(index)
     n_experts = margins.shape[1]
     router = sparse.csr_array((margins[is_stored], indices, indptr), shape=(n_columns, n_experts))
-    bias = scaling.scale * scaling.score_factor * (state.experts.bias + scaling.shift)
+    bias = state.experts.bias + of_term * (state.term.bias - state.term.bias.mean())
+    bias = scaling.scale * scaling.score_factor * (bias + scaling.shift)
     gain = scaling.gain * scaling.output_factor
     outputs = sparse.csr_array(
         (np.full(n_experts, gain), np.arange(n_experts), np.arange(n_experts + 1)), dtype=dtype

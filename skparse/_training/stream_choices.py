@@ -12,12 +12,15 @@ from .held_out import (
 )
 from .problem import Draft, Problem
 from .scores import default_scaling
-from .stream import STREAM_PRIOR_STRENGTH, build_model
+from .stream import STREAM_PRIOR_STRENGTH, build_model, measure_margins
+from .stream_term import term_products
 from .temperatures import choose_temperatures, level_logits
 
 # The naive-Bayes log-odds are left out if they raise the loss on the held-out samples by more
-# than this factor.
+# than this factor; the products of the term, if they raise it at all.
 MAX_PRIOR_LOSS = 1.1
+# Spread of the products, relative to that of the margins with the log-odds.
+TERM_SPREAD = 2.0
 MIN_RESERVOIR_ROWS = 32  # with fewer, chance would choose
 # The choices are made anew when the rows that were seen have grown by this factor.
 CHOICE_GROWTH = 1.5
@@ -42,18 +45,14 @@ def choose_by_reservoir(state, options, engine):
     draft = Draft(data, default, state.alpha, held_out=np.ones(shape[0], bool))
     state.intercept = np.zeros_like(state.intercept)
     raw = default._replace(score_factor=1.0, output_factor=1.0)
-    losses, models = {}, {}
-    for strength in (0.0, STREAM_PRIOR_STRENGTH):
-        models[strength] = build_model(state, features, scaling=raw, prior_strength=strength)
-        losses[strength] = measure_held_out(problem, draft, models[strength])
-    without, chosen = losses.values()
-    if chosen.loss > MAX_PRIOR_LOSS * without.loss:
-        chosen = without
-    state.prior_strength = STREAM_PRIOR_STRENGTH if chosen is not without else 0.0
+    model, chosen = choose_strengths(
+        state, features, X,
+        build=lambda **strength: build_model(state, features, scaling=raw, **strength),
+        measure=lambda model: measure_held_out(problem, draft, model),
+    )  # fmt: skip
     of_scores, of_outputs = np.unravel_index(chosen.by_factors.argmin(), chosen.by_factors.shape)
     factors = CALIBRATION_FACTORS[of_scores], CALIBRATION_FACTORS[of_outputs]
     state.scaling = default.calibrated(*factors)
-    model = models[state.prior_strength]
     codes, classes, weight = held_out_codes(problem, draft, model)
     of_scores, of_outputs, _ = state.scaling.factors
     factors = {"of_scores": of_scores, "of_outputs": of_outputs}
@@ -64,3 +63,45 @@ def choose_by_reservoir(state, options, engine):
     model = calibrate_intercept(problem, draft, build_model(state, features))
     state.intercept = model.intercept
     state.calibrated_at = state.n_seen
+
+
+def choose_strengths(state, features, X, *, build, measure):
+    """Choose whether the model has the log-odds, and then whether it has the products of the term.
+
+    Parameters
+    ----------
+    state : StreamState
+        Changes in place.
+    features : ndarray of int
+        Those of the held-out samples ``X``.
+    build, measure : callable
+        The model with a strength, and its `HeldOutLosses`.
+
+    Returns
+    -------
+    (model, losses) that were chosen
+    """
+    state.prior_strength = state.term_strength = 0.0
+    model = build()
+    chosen = measure(model)
+    for name, strength, largest in (
+        ("prior_strength", STREAM_PRIOR_STRENGTH, MAX_PRIOR_LOSS),
+        ("term_strength", measure_term_strength(state, features, X), 1.0),
+    ):
+        if strength > 0:
+            other = build(**{name: strength})
+            losses = measure(other)
+            if losses.loss <= largest * chosen.loss:
+                model, chosen = other, losses
+                setattr(state, name, strength)
+    return model, chosen
+
+
+def measure_term_strength(state, features, X):
+    """Measure the factor that gives the products of the term their spread; 0 without products."""
+    slots = state.slots[features]
+    is_known = slots >= 0
+    X, slots = X[:, is_known], slots[is_known]
+    spread = (X @ measure_margins(state, slots, STREAM_PRIOR_STRENGTH)).std()
+    added = (X @ term_products(state, slots)).std()
+    return float(TERM_SPREAD * spread / added) if added > 0 else 0.0

@@ -4,7 +4,8 @@ import numpy as np
 from scipy import sparse
 
 from .._csr import check_csr
-from .._engines.arguments import N_FACTS, N_TOTALS, StreamExperts, StreamTables
+from .._engines.arguments import N_FACTS, N_TOTALS, LowRankTerm, StreamExperts, StreamTables
+from .low_rank import RANK
 from .reservoir import Reservoir
 from .scores import ScoreScaling
 from .stream import StreamState
@@ -12,9 +13,9 @@ from .stream import StreamState
 # Plain numbers of the state, and the least value of each.
 NUMBERS = {
     "seed": 0, "unit": 0, "typical_square": 0, "n_seen": 0, "weight_seen": 0, "alpha": 0,
-    "prior_strength": 0, "calibrated_at": 0,
+    "prior_strength": 0, "term_strength": 0, "calibrated_at": 0,
 }  # fmt: skip
-SIGNED = {"weights", "facts", "bias"}  # arrays that may hold values below zero
+SIGNED = {"weights", "facts", "bias", "term"}  # arrays that may hold values below zero
 
 
 def pack_stream(state):
@@ -27,6 +28,8 @@ def pack_stream(state):
     held = state.reservoir
     packed = {name: getattr(state, name) for name in NUMBERS}
     packed |= {name: array[order] for name, array in state.tables._asdict().items()}
+    for name, (vectors, *of_experts) in ("term", state.term), ("term_squares", state.term_squares):
+        packed[name] = (vectors[order], *(array.copy() for array in of_experts))
     packed |= {name: array.copy() for name, array in state.experts._asdict().items()}
     return packed | {
         "features": features[order],
@@ -65,6 +68,7 @@ def unpack_stream(packed, n_features, n_classes):
     for name, array in experts._asdict().items():
         kinds = {"bias": dtype, "n_kept": np.int64}
         check_array(array, name, (n_classes,), kinds.get(name, np.float64))
+    term = unpack_term(packed, len(features), n_classes, dtype)
     check_array(packed["shift"], "bias", (n_classes,), dtype)
     temperatures = packed["temperatures"]
     if temperatures is not None:
@@ -83,10 +87,25 @@ def unpack_stream(packed, n_features, n_classes):
     # What `learn` changes in place must not be shared with a copy of the model.
     tables, experts = (type(parts)(*map(np.array, parts)) for parts in (tables, experts))
     return StreamState(
-        slots, np.array(features), len(features), tables, experts, np.array(totals),
+        slots, np.array(features), len(features), tables, experts, np.array(totals), *term,
         unpack_reservoir(packed, n_features, n_classes, dtype), scaling=scaling,
         intercept=packed["shift"], temperatures=temperatures, **numbers,
     )  # fmt: skip
+
+
+def unpack_term(packed, n_features, n_classes, dtype):
+    """Check and return the low-rank term of `pack_stream`, and its squared gradients."""
+    rank = np.shape(packed["term"][0])[-1]
+    check(rank in (0, RANK), "term")
+    shapes = {
+        "term": ((n_features, rank), (n_classes, rank), (n_classes,)),
+        "term_squares": ((n_features,), (n_classes,), (n_classes,)),
+    }
+    for name, expected in shapes.items():
+        check(len(packed[name]) == len(expected), name)
+        for array, shape in zip(packed[name], expected, strict=True):
+            check_array(array, name, shape, dtype)
+    return tuple(LowRankTerm(*map(np.array, packed[name])) for name in shapes)
 
 
 def unpack_reservoir(packed, n_features, n_classes, dtype):

@@ -110,7 +110,7 @@ def _add_features(
     x_indices, x_data, start, stop, targets, weight, weights, mass, facts, load, totals, margins,
     forgetting, smoothing, floor, power, growth,
 ):  # fmt: skip
-    """Add a row to the facts about its features, and its scores to the margins.
+    """Add a row to the facts about its features, and its scores to ``margins``.
 
     Returns the sum of the squares of its relevant values.
     """
@@ -143,26 +143,35 @@ def _add_features(
             )
             fact[MEASURED_AT] = fact[COUNT]
         square += fact[RELEVANCE] * x * x
+        relevant = kind(fact[RELEVANCE] * x)
         for e in range(n_experts):
-            margins[e] += x * weights[slot, e]
+            margins[e] += relevant * weights[slot, e]
     return square
 
 
 @njit(**EVERY_ROW)
-def _measure_steps(x_indices, x_data, start, stop, weight, facts, totals, square, steps):
-    """Write the step of each feature of a row; returns (step of the bias, norm of all steps)."""
+def _measure_steps(
+    x_indices, x_data, start, stop, weight, facts, bias, totals, square, steps, margins
+):
+    """Write the step of each feature of a row, and replace its scores by its margins.
+
+    Returns (step of the bias, norm of all steps).
+    """
     totals[SQUARE] += weight * square
-    per_square = totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
+    unit = totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
     constant = min(totals[SEEN] / max(totals[NONZEROS], 1e-300), 1.0)
     totals[BIAS_SQUARE] += weight * constant
     bias_step = constant * _shorten(totals[BIAS_SQUARE])
     norm = bias_step
     for t in range(start, stop):
         fact, x = facts[x_indices[t]], x_data[t]
-        relevant = fact[RELEVANCE] * per_square * x
+        relevant = fact[RELEVANCE] * unit * x
         fact[SQUARES] += weight * relevant * x
-        steps[t - start] = relevant * _shorten(fact[SQUARES])
-        norm += steps[t - start] * x
+        steps[t - start] = x * _shorten(fact[SQUARES])
+        norm += relevant * steps[t - start]
+    kind = margins.dtype.type
+    for e in range(margins.shape[0]):
+        margins[e] = bias[e] + kind(unit) * margins[e]
     return bias_step, norm
 
 
@@ -210,22 +219,19 @@ def _step_late(
     e, x_indices, x_data, start, stop, weight, ridge, gap, weights, facts, bias, totals, begun,
 ):  # fmt: skip
     """Step of an expert that was first seen late, as if the stream had begun then."""
-    per_square = totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
+    unit = totals[SEEN] / totals[SQUARE] if totals[SQUARE] > 0 else 0.0
     share, kind = 1.0 - begun / totals[WEIGHT], weights.dtype.type
     constant = min(totals[SEEN] / max(totals[NONZEROS], 1e-300), 1.0)
     bias_step = constant * _shorten(share * totals[BIAS_SQUARE])
     norm = bias_step
     for t in range(start, stop):
         fact, x = facts[x_indices[t]], x_data[t]
-        relevant = fact[RELEVANCE] * per_square * x
-        norm += relevant * x * _shorten(share * fact[SQUARES])
+        norm += fact[RELEVANCE] * unit * x * x * _shorten(share * fact[SQUARES])
     step = weight * gap / (weight * norm + ridge)
     bias[e] += kind(bias_step * step)
     for t in range(start, stop):
         slot = x_indices[t]
-        relevant = facts[slot, RELEVANCE] * per_square * x_data[t]
-        relevant *= _shorten(share * facts[slot, SQUARES])
-        weights[slot, e] += kind(relevant * step)
+        weights[slot, e] += kind(x_data[t] * _shorten(share * facts[slot, SQUARES]) * step)
 
 
 @njit(**HELPER)
@@ -276,13 +282,13 @@ def stream_epoch(X, rows, tables, experts, totals, options):
         start, stop, weight = x_indptr[i], x_indptr[i + 1], float(sample_weight[i])
         targets = target_experts[target_indptr[i] : target_indptr[i + 1]]
         _add_row(x_data, start, stop, totals, load, first_seen, targets, weight, forgetting)
-        margins[:] = bias
+        margins[:] = 0
         square = _add_features(
             x_indices, x_data, start, stop, targets, weight, weights, mass, facts, load, totals,
             margins, forgetting, smoothing, floor, relevance_power, growth,
         )  # fmt: skip
         bias_step, norm = _measure_steps(
-            x_indices, x_data, start, stop, weight, facts, totals, square, steps
+            x_indices, x_data, start, stop, weight, facts, bias, totals, square, steps, margins
         )
         ridge = _find_ridge(alpha, least_ridge, ridge_per_error, totals)
         _count_kept(margins, top_k, shift, n_kept, best)
