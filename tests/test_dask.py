@@ -19,6 +19,7 @@ from skparse import SparseExpertClassifier
 from skparse._training.connections import connect
 from skparse._training.held_out import hold_out
 from skparse.dask import DaskSparseExpertClassifier, _estimator
+from skparse.dask import _frame as frames
 from skparse.dask import _partitions as partitions
 from skparse.dask import _rounds as rounds
 from skparse.datasets import make_topic_documents
@@ -99,7 +100,7 @@ def test_the_sums_of_partitions_give_the_connections_and_the_start_of_a_single_f
         part = partitions.build_partition(checked, classes, np.ones(5), X.dtype, k, 0, 0)
         part = part._replace(held_out=draft.held_out[a:b])
         total = partitions.add_parts(total, partitions.sum_statistics(part))
-    frame = rounds.build_frame(total)
+    frame = frames.build_frame(total)
     assert_allclose(frame.relevance, draft.data.relevance, rtol=1e-10)
     assert_array_equal(frame.pattern.indptr, draft.margins.indptr)
     assert_array_equal(frame.pattern.indices, draft.margins.indices)
@@ -119,7 +120,7 @@ def test_a_feature_of_one_partition_has_an_overlap_of_one_and_a_shared_one_of_th
         checked = partitions.check_partition((X[[k]], y[[k]], None))
         part = partitions.build_partition(checked, y, np.ones(2), X.dtype, k, 0, 0)
         total = partitions.add_parts(total, partitions.sum_statistics(part))
-    frame = rounds.build_frame(total)
+    frame = frames.build_frame(total)
     assert_array_equal(frame.overlap, [2, 1])
     assert frame.bias_overlap == 2
 
