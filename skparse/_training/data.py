@@ -76,36 +76,20 @@ class TrainingData:
             of_full = float(self.exposure.feature[self.full_columns].sum()) / total
             # Where a sample of large weight has no other columns, they count.
             nonzeros_per_row -= of_full if of_full < (1 - 1e-6) * nonzeros_per_row else 0
-        crowding = measure_crowding(X, self.sample_weight, mean_square)
+        # Positive, so that it is not orthogonal to counts; random, so that hardly any X is.
+        direction = np.random.RandomState(0).uniform(0.5, 1.5, X.shape[1]).astype(X.dtype)
+        largest, shares = 0.0, (weight / total).astype(X.dtype)
+        for _ in range(4):
+            direction /= np.sqrt((direction * direction).sum())
+            scores = X @ direction
+            moved = X.T @ (scores * shares)
+            largest = float(np.sqrt((moved * moved).sum()))
+            if largest == 0:
+                break
+            direction = moved
+        crowding = min(1.0, max(largest / mean_square, 1e-4))
         bias_feature = float(np.sqrt(mean_square / nonzeros_per_row))
         return Geometry(squares, mean_square, nonzeros_per_row, bias_feature, crowding)
-
-
-def measure_crowding(X, sample_weight, mean_square, columns=1):
-    """Measure the largest eigenvalue of the second moment over its trace, by power iterations.
-
-    Parameters
-    ----------
-    X : csr_array (n_samples, n_features)
-    sample_weight : ndarray (n_samples,)
-    mean_square : float
-        The trace.
-    columns : ndarray (n_features,), default=1
-        Factors on the columns of X, of which no copy is made.
-    """
-    # Positive, so that it is not orthogonal to counts; random, so that hardly any X is.
-    direction = np.random.RandomState(0).uniform(0.5, 1.5, X.shape[1]).astype(X.dtype)
-    weight = sample_weight.astype(np.float64)
-    largest, shares = 0.0, (weight / weight.sum()).astype(X.dtype)
-    for _ in range(4):
-        direction /= np.sqrt((direction * direction).sum())
-        scores = X @ (columns * direction)
-        moved = columns * (X.T @ (scores * shares))
-        largest = float(np.sqrt((moved * moved).sum()))
-        if largest == 0:
-            break
-        direction = moved
-    return min(1.0, max(largest / mean_square, 1e-4))
 
 
 def build_training_data(X, labels, sample_weight, class_experts, *, binary=False):

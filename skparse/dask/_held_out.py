@@ -9,27 +9,34 @@ from .._csr import with_values
 from .._engines import get_engine
 from .._predictor import Predictor
 from .._threads import Threads
-from .._training.data import measure_crowding
+from .._training.data import TrainingData
 from .._training.held_out import CALIBRATION_FACTORS, held_out_codes, measure_factors
 from .._training.low_rank import add_products
 from .._training.naive_bayes import sum_prior_products
 from .._training.penalty import COMPARED_ROWS, margin_losses
 from .._training.problem import Draft, Problem
 from ._rounds import margins_to_model
-from ._rows import build_data, held_out_blocks
+from ._rows import VISITED_ENTRIES, build_data, held_out_blocks
 
 
 def measure_start(partition, frame):
-    """Measure what the start needs of scaled samples, (6,): crowding and held-out products."""
+    """Measure what the start needs of scaled samples, (6,): crowding and held-out products.
+
+    The crowding is that of some of the samples if there are many.
+    """
     if partition is None:
         return np.zeros(6)
-    X, weight = partition.X, partition.sample_weight
-    crowding = measure_crowding(X, weight, frame.geometry.mean_square, frame.relevance)
+    every = -(-partition.X.nnz // VISITED_ENTRIES) or 1
+    some = build_data(partition, slice(None, None, every), frame)
+    own = TrainingData(
+        some.X, some.labels, some.sample_weight, some.class_experts, some.labels, some.exposure
+    )
     products = np.zeros(5)
     for rows in held_out_blocks(partition):
         data = build_data(partition, rows, frame)
         products += sum_prior_products(frame.pattern, data, np.ones(len(rows), bool))
-    return np.array([float(weight.sum(dtype=np.float64)) * crowding, *products])
+    weight = float(partition.sample_weight.sum(dtype=np.float64))
+    return np.array([weight * own.geometry.crowding, *products])
 
 
 def measure_penalty(partition, frame, margins, n_held_out):
