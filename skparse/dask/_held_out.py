@@ -16,7 +16,7 @@ from .._training.naive_bayes import sum_prior_products
 from .._training.penalty import COMPARED_ROWS, margin_losses
 from .._training.problem import Draft, Problem
 from ._rounds import margins_to_model
-from ._rows import VISITED_ENTRIES, build_data, held_out_blocks
+from ._rows import build_data, held_out_blocks, some_rows
 
 
 def measure_start(partition, frame):
@@ -26,8 +26,7 @@ def measure_start(partition, frame):
     """
     if partition is None:
         return np.zeros(6)
-    every = -(-partition.X.nnz // VISITED_ENTRIES) or 1
-    some = build_data(partition, slice(None, None, every), frame)
+    some = build_data(partition, some_rows(partition), frame)
     own = TrainingData(
         some.X, some.labels, some.sample_weight, some.class_experts, some.labels, some.exposure
     )

@@ -73,6 +73,11 @@ def cut_visits(partition, frame, order, batch_size):
         yield slice(first, first + size)
 
 
+def some_rows(partition):
+    """Return a slice of the rows, every so many of them, with a bounded number of entries."""
+    return slice(None, None, max(1, -(-partition.X.nnz // VISITED_ENTRIES)))
+
+
 def row_slices(partition):
     """Cut all rows into blocks; yields a slice for each."""
     for first in range(0, partition.X.shape[0], MEASURED_ROWS):
