@@ -134,6 +134,16 @@ def test_a_feature_of_one_partition_has_an_overlap_of_one_and_a_shared_one_of_th
     assert frame.bias_overlap == 2
 
 
+def test_a_connection_counts_in_fewer_partitions_than_its_feature_if_it_has_few_samples():
+    rows = np.array([[1.0, 0.0, 0.0], [1000.0, 0.0, 500.0]])
+    mass = sparse.csr_array(np.vstack([rows, [0.0, 2.0, 0.0]]) + 1e-30)
+    overlap = frames.overlap_pairs(mass, np.array([1, 1500, 2]), np.array([4.0, 4.0, 1.0]))
+    expected = np.reshape(overlap, (3, 3))
+    assert_allclose(expected[0], [2.5, 4, 4])  # one sample is in one partition
+    assert_allclose(expected[1], [3.994, 4, 3.988], atol=1e-3)
+    assert_allclose(expected[2], [1, 1, 1])
+
+
 def build_problem(X, y):
     """Return a partition, the frame of it and of half of it, and the setting."""
     classes, parts, total = np.unique(y), [], None
@@ -176,7 +186,9 @@ def cut_into_small_blocks(monkeypatch):
 
 def test_tasks_that_work_on_blocks_of_rows_give_what_they_give_at_once(monkeypatch):
     problem = build_problem(*draw_documents(dtype=np.float64))
+    before = problem[0].X.copy()
     expected = list(run_tasks(*problem))
+    assert_array_equal(problem[0].X.data, before.data)
     cut_into_small_blocks(monkeypatch)
     assert len(list(rows.cut_visits(*problem[:2], np.arange(1500), 8))) > 2
     for one, other in zip(expected, run_tasks(*problem), strict=True):

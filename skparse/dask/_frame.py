@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from .._csr import with_smallest_index_dtype, with_values
-from .._training.connections import add_absences, measure_relevance
+from .._training.connections import CONNECTION_EPSILON, add_absences, measure_relevance
 from .._training.data import Exposure, Geometry
 from .._training.naive_bayes import log_odds
 
@@ -37,6 +37,7 @@ class Frame(NamedTuple):
     pattern: sparse.csr_array  # (n_features, n_classes), its values are the naive-Bayes start
     relevance: np.ndarray  # (n_features,)
     overlap: np.ndarray  # (n_features,), in how many partitions a feature counts
+    pair_overlap: np.ndarray  # (nnz,), the same for each connection, see `overlap_pairs`
     bias_overlap: float  # how many partitions count
     geometry: Geometry  # of all samples, without norms and crowding
     exposure: Exposure
@@ -65,10 +66,35 @@ def build_frame(statistics):
     start = log_odds(mass, sparse.csr_array(np.array(rows)), np.array([1.0, 0.0]), geometry)
     squares = statistics.squared_exposure
     overlap = np.where(squares > 0, exposure.feature**2 / np.where(squares > 0, squares, 1), 1)
+    overlap, n_rows = overlap.astype(mass.dtype), exposure.feature * statistics.n_samples / weight
     return Frame(
-        with_values(mass, start.astype(mass.dtype)), relevance, overlap.astype(mass.dtype),
-        weight**2 / statistics.squared_weight, geometry, exposure,
+        with_values(mass, start.astype(mass.dtype)), relevance, overlap,
+        overlap_pairs(mass, n_rows, overlap), weight**2 / statistics.squared_weight, geometry,
+        exposure,
     )  # fmt: skip
+
+
+def overlap_pairs(mass, n_rows, overlap):
+    """Estimate for each connection in how many partitions it counts, (nnz,).
+
+    It is the mean of two numbers: the overlap of the feature, and the one that is expected of its
+    samples of the class if they are anywhere in those partitions. These are few for most
+    connections. If there is none, it is the first number.
+
+    Parameters
+    ----------
+    mass : csr_array (n_features, n_classes)
+        See `expert_mass`, on the pattern of the connections.
+    n_rows : ndarray (n_features,)
+        Number of samples with each feature.
+    overlap : ndarray (n_features,)
+    """
+    per_feature = np.diff(mass.indptr)
+    total = np.maximum(mass.sum(axis=1), CONNECTION_EPSILON)
+    n_rows = mass.data * np.repeat((n_rows / total).astype(mass.dtype), per_feature)
+    of_feature = np.repeat(overlap, per_feature)
+    own = of_feature * n_rows / np.maximum(n_rows + of_feature - 1, 0.5)
+    return np.where(n_rows < 0.5, of_feature, (own + of_feature) / 2)
 
 
 def read_totals(statistics):

@@ -2,9 +2,13 @@
 
 The partitions share the connections. In a round each partition runs an epoch from the same
 parameters, and the changes of all are added. Where many partitions have a feature, they all move
-it in the same direction. So its change is divided by their number, and the steps on it are that
-many times as long: this is the safe way to add in CoCoA+ (Ma et al., 2015), for each feature by
+it in the same direction. So the steps on it are as many times as long, and its change is divided
+by that number: this is the safe way to add in CoCoA+ (Ma et al., 2015), for each feature by
 itself. A rare feature that only one partition has is trained as in a single fit.
+
+The safe way is slow where the samples are few. What moves a connection the most are the samples
+of its class, which are in fewer partitions than all samples with the feature. So the changes are
+divided by less, see `overlap_pairs` and `NESTED_OVERLAP`.
 
 All functions are pure: Dask may run them again on another worker.
 """
@@ -36,6 +40,10 @@ from ._rows import (
     scale_rows,
     square_norms,
 )
+
+# Nested steps that are so many times as long as the overlap do not move as much further: each is
+# bounded. So of an overlap above 1 only this share divides the changes.
+NESTED_OVERLAP = 1 / 3
 
 
 class Margins(NamedTuple):
@@ -119,8 +127,7 @@ def train_linear(partition, frame, setting, margins, alpha, seen, epoch, with_he
         )
     values *= scales.roots
     values -= kind(linear_shrinkage(setting, alpha, seen, with_held_out)) * margins.values
-    for _ in range(2):  # by the overlap, without a copy
-        values /= scales.roots
+    values /= frame.pair_overlap
     change = (bias * scales.root_of_bias - margins.bias) / frame.bias_overlap
     return Margins(values, change.astype(values.dtype))
 
@@ -222,10 +229,10 @@ def train_weights(partition, frame, setting, scaling, weights, alpha, epoch):
     kind, router = copy.router.dtype.type, copy.router
     router *= scales.roots
     router -= kind(shrunk) * weights.router
-    for _ in range(2):  # by the overlap, without a copy
-        router /= scales.roots
+    router /= 1 + NESTED_OVERLAP * (scales.roots**2 - 1)
+    of_bias = 1 + NESTED_OVERLAP * (frame.bias_overlap - 1)
     others = (
-        ((new - old) / frame.bias_overlap).astype(old.dtype)
+        ((new - old) / of_bias).astype(old.dtype)
         for new, old in zip(copy[1:4], weights[1:4], strict=True)
     )
     return Weights(router, *others, float(loss))
