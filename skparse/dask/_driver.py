@@ -79,28 +79,30 @@ class Training:
         ``submit(function, *arguments, **place)`` returns the future of a call.
     gather : callable
         Returns the results of a list of futures.
-    places : list of dict
-        Where the calls of each partition run: arguments of ``submit``.
+    find_places : callable
+        Finds where partitions are now; returns arguments of ``submit`` for each, with which a call
+        runs there.
     """
 
-    def __init__(self, submit, gather, places):
-        self.submit, self.gather, self.places = submit, gather, places
+    def __init__(self, submit, gather, find_places):
+        self.submit, self.gather, self.find_places = submit, gather, find_places
         self.n_rounds = 0
 
     def map(self, function, *arguments):
         """Call a function with every partition; returns futures in their order."""
         return [
             self.submit(function, part, *arguments, **place)
-            for part, place in zip(self.partitions, self.places, strict=True)
+            for part, place in zip(self.partitions, self.find_places(self.partitions), strict=True)
         ]
 
     def sum_over_partitions(self, function, *arguments):
         """Add the results of all partitions in an order that depends on their number alone."""
+        places = self.find_places(self.partitions)
 
         def add(first, last):
             # A sum is submitted before the parts after it, so that few parts wait at a time.
             if last - first == 1:
-                part, place = self.partitions[first], self.places[first]
+                part, place = self.partitions[first], places[first]
                 return self.submit(function, part, *arguments, **place)
             middle = first + (1 << (last - first - 1).bit_length() - 1)
             return self.submit(partitions.add_parts, add(first, middle), add(middle, last))

@@ -194,13 +194,13 @@ engine, device, sparse_output, stream_horizon
                 factors = weigh_classes(self.class_weight, samples)
             every = choose_held_out(setting.n_samples)
             arguments = samples.classes, factors, samples.X.dtype
-            places = find_places(client, checked)
+            find = partial(find_places, client)
             partitions = [
                 submit(build_partition, part, *arguments, k, every, setting.seed, **place)
-                for k, (part, place) in enumerate(zip(checked, places, strict=True))
+                for k, (part, place) in enumerate(zip(checked, find(checked), strict=True))
             ]
             del checked
-            training = Training(submit, client.gather, find_places(client, partitions))
+            training = Training(submit, client.gather, find)
             training.begin(partitions, setting)
             epochs = SCHEDULES[False][0] if self.max_iter == "auto" else int(self.max_iter)
             trained = training.train(
