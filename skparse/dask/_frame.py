@@ -62,7 +62,7 @@ def build_frame(statistics):
     mass = with_smallest_index_dtype(add_absences(mass, exposure))
     # Two rows stand for all samples: the sums of the columns, and without weight which columns
     # have a negative entry.
-    rows = [statistics.signed * relevance, -1.0 * (statistics.n_negative > 0)]
+    rows = [statistics.signed * relevance, -1.0 * statistics.has_negative]
     start = log_odds(mass, sparse.csr_array(np.array(rows)), np.array([1.0, 0.0]), geometry)
     squares = statistics.squared_exposure
     overlap = np.where(squares > 0, exposure.feature**2 / np.where(squares > 0, squares, 1), 1)

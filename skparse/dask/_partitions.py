@@ -55,7 +55,7 @@ class Statistics(NamedTuple):
     squared_exposure: np.ndarray  # (n_features,), squares of the exposures in each partition
     signed: np.ndarray  # (n_features,), weighted sums of the columns
     squares: np.ndarray  # (n_features,), weighted sums of the squared columns
-    n_negative: np.ndarray  # (n_features,), entries below zero
+    has_negative: np.ndarray  # (n_features,) of bool, whose sum is the logical or
     expert_exposure: np.ndarray  # (n_classes,), sample weight
     weight: float
     squared_weight: float  # squares of the weights of each partition
@@ -163,7 +163,7 @@ def sum_statistics(partition):
     X, weight, held_out = partition.X, partition.sample_weight, partition.held_out
     n_features, mass = X.shape[1], None
     exposure, signed, squares = np.zeros((3, n_features))
-    n_negative = np.zeros(n_features, np.int64)
+    has_negative = np.zeros(n_features, bool)
     for first, last in row_blocks(X.indptr, max(SUMMED_ENTRIES, n_features)):
         rows, exact = X[first:last], weight[first:last].astype(np.float64)
         # As in a fit: labels of held-out samples are used for the pattern only.
@@ -174,7 +174,7 @@ def sum_statistics(partition):
         exposure += np.bincount(rows.indices, per_entry, minlength=n_features)
         signed += rows.T @ trained.astype(np.float64)
         squares += with_values(rows, rows.data**2).T @ exact
-        n_negative += np.bincount(rows.indices[rows.data < 0], minlength=n_features)
+        has_negative[rows.indices[rows.data < 0]] = True
     exact = weight.astype(np.float64)
     return Statistics(
         mass=mass,
@@ -182,7 +182,7 @@ def sum_statistics(partition):
         squared_exposure=exposure**2,
         signed=signed,
         squares=squares,
-        n_negative=n_negative,
+        has_negative=has_negative,
         expert_exposure=np.bincount(partition.classes, exact, minlength=partition.n_classes),
         weight=float(exact.sum()),
         squared_weight=float(exact.sum()) ** 2,
