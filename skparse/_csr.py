@@ -30,6 +30,17 @@ class Unlocked:
         self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
+def as_views(matrix):
+    """Return a CSR matrix of views of the arrays of another one.
+
+    scipy copies arrays that are views of longer ones, such as those that another process has sent:
+    views of bytes. It takes these as they are.
+    """
+    # A view of a view, whose base is then an array of the same length.
+    arrays = (unlock(part)[:] for part in (matrix.data, matrix.indices, matrix.indptr))
+    return type(matrix)(tuple(arrays), shape=matrix.shape)
+
+
 def check_csr(matrix, shape, name):
     """Raise ValueError unless an object is a CSR array of a shape, sorted, without duplicates."""
     if not sparse.issparse(matrix) or matrix.format != "csr":

@@ -130,7 +130,8 @@ def test_pytorch_is_imported_by_its_engine_and_its_modules_only():
     assert files_importing("skparse._engines.torch_engine", inside_functions=False) == set()
 
 
-ON_WORKERS = {"dask/_rounds.py", "dask/_low_rank.py"}  # run what stages run, on partitions
+# run what stages run, on partitions
+ON_WORKERS = {"dask/_held_out.py", "dask/_low_rank.py", "dask/_rounds.py"}
 
 
 def test_engines_are_chosen_by_the_estimator_and_on_workers_only():

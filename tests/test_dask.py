@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import sys
+import tracemalloc
 
 import joblib
 import numpy as np
@@ -18,9 +19,14 @@ from stages import prepare, run
 from skparse import SparseExpertClassifier
 from skparse._training.connections import connect
 from skparse._training.held_out import hold_out
+from skparse._training.scores import default_scaling
 from skparse.dask import DaskSparseExpertClassifier, _estimator
+from skparse.dask import _frame as frames
+from skparse.dask import _held_out as held_out
+from skparse.dask import _low_rank as low_rank
 from skparse.dask import _partitions as partitions
 from skparse.dask import _rounds as rounds
+from skparse.dask import _rows as rows
 from skparse.datasets import make_topic_documents
 
 REASON = "needs the extra dask: pip install 'skparse[dask]'"
@@ -45,10 +51,10 @@ def client():
         yield client
 
 
-def draw_documents(n_samples=1500, n_classes=5, dtype=np.float32, seed=0):
+def draw_documents(n_samples=1500, n_classes=5, dtype=np.float32, seed=0, length=10):
     """Draw samples of unit norm with labels that are strings."""
     X, topics = make_topic_documents(
-        n_samples, 600, 20, n_classes=n_classes, document_length=10, background_share=0.7,
+        n_samples, 600, 20, n_classes=n_classes, document_length=length, background_share=0.7,
         dtype=dtype, random_state=seed, return_X_y=True,
     )  # fmt: skip
     X = sparse.csr_array(X)
@@ -87,7 +93,11 @@ def assert_same_model(one, other):
 
 
 @pytest.mark.parametrize("with_weights", [False, True])
-def test_the_sums_of_partitions_give_the_connections_and_the_start_of_a_single_fit(with_weights):
+@pytest.mark.parametrize("n_entries", [1, 2**20])
+def test_the_sums_of_partitions_give_the_connections_and_the_start_of_a_single_fit(
+    with_weights, n_entries, monkeypatch
+):
+    monkeypatch.setattr(partitions, "SUMMED_ENTRIES", n_entries)
     X, y = draw_documents(dtype=np.float64)
     weight = np.random.RandomState(1).uniform(0.5, 2, len(y)) if with_weights else None
     problem, draft = prepare(X, y, weight, n_experts=5)
@@ -99,7 +109,7 @@ def test_the_sums_of_partitions_give_the_connections_and_the_start_of_a_single_f
         part = partitions.build_partition(checked, classes, np.ones(5), X.dtype, k, 0, 0)
         part = part._replace(held_out=draft.held_out[a:b])
         total = partitions.add_parts(total, partitions.sum_statistics(part))
-    frame = rounds.build_frame(total)
+    frame = frames.build_frame(total)
     assert_allclose(frame.relevance, draft.data.relevance, rtol=1e-10)
     assert_array_equal(frame.pattern.indptr, draft.margins.indptr)
     assert_array_equal(frame.pattern.indices, draft.margins.indices)
@@ -119,9 +129,105 @@ def test_a_feature_of_one_partition_has_an_overlap_of_one_and_a_shared_one_of_th
         checked = partitions.check_partition((X[[k]], y[[k]], None))
         part = partitions.build_partition(checked, y, np.ones(2), X.dtype, k, 0, 0)
         total = partitions.add_parts(total, partitions.sum_statistics(part))
-    frame = rounds.build_frame(total)
+    frame = frames.build_frame(total)
     assert_array_equal(frame.overlap, [2, 1])
     assert frame.bias_overlap == 2
+
+
+def test_a_connection_counts_in_fewer_partitions_than_its_feature_if_it_has_few_samples():
+    rows = np.array([[1.0, 0.0, 0.0], [1000.0, 0.0, 500.0]])
+    mass = sparse.csr_array(np.vstack([rows, [0.0, 2.0, 0.0]]) + 1e-30)
+    overlap = frames.overlap_pairs(mass, np.array([1, 1500, 2]), np.array([4.0, 4.0, 1.0]))
+    expected = np.reshape(overlap, (3, 3))
+    assert_allclose(expected[0], [2.5, 4, 4])  # one sample is in one partition
+    assert_allclose(expected[1], [3.994, 4, 3.988], atol=1e-3)
+    assert_allclose(expected[2], [1, 1, 1])
+
+
+def build_problem(X, y):
+    """Return a partition, the frame of it and of half of it, and the setting."""
+    classes, parts, total = np.unique(y), [], None
+    for k, size in enumerate((len(y), len(y) // 2)):
+        checked = partitions.check_partition((X[:size], y[:size], None))
+        factors = np.ones(len(classes))
+        part = partitions.build_partition(checked, classes, factors, X.dtype, k, 16, 0)
+        parts.append(part)
+        total = partitions.add_parts(total, partitions.sum_statistics(part))
+    setting = frames.Setting(
+        engine="auto", device="cpu", seed=0, n_classes=len(classes), top_k=4, batch_size=8,
+        learning_rate=0.1, n_samples=total.n_samples, n_visits=2, weight=total.weight,
+        train_weight=total.train_weight, crowding=0.05,
+    )  # fmt: skip
+    return parts[0], frames.build_frame(total), setting
+
+
+def run_tasks(partition, frame, setting):
+    """Yield the result of each task that trains or measures on a partition."""
+    margins, scaling = rounds.start_margins(frame, 0.1), default_scaling(5, False)
+    yield partitions.sum_statistics(partition)[1:]
+    yield held_out.measure_start(partition, frame)[1:]  # the first number is that of some rows
+    yield rounds.train_linear(partition, frame, setting, margins, 1.0, 0.0, 0, False)
+    weights = rounds.start_weights(frame, setting, scaling, margins)
+    yield rounds.train_weights(partition, frame, setting, scaling, weights, 1.0, 0)
+    term = low_rank.start_term(frame, setting)
+    yield from low_rank.train_term(partition, frame, setting, term, 0)
+    yield held_out.measure_margins(partition, frame, setting, scaling, margins, term.vectors)
+    model = rounds.weights_to_model(frame, weights)
+    yield rounds.sum_empty(partition, setting, model)
+    yield rounds.count_load(partition, setting, model)
+
+
+def cut_into_small_blocks(monkeypatch):
+    monkeypatch.setattr(partitions, "SUMMED_ENTRIES", 2**11)
+    monkeypatch.setattr(rows, "VISITED_ENTRIES", 2**11)
+    monkeypatch.setattr(rows, "SCALED_ENTRIES", 2**9)
+    monkeypatch.setattr(rows, "MEASURED_ROWS", 50)
+
+
+def test_tasks_that_work_on_blocks_of_rows_give_what_they_give_at_once(monkeypatch):
+    problem = build_problem(*draw_documents(dtype=np.float64))
+    before = problem[0].X.copy()
+    expected = list(run_tasks(*problem))
+    assert_array_equal(problem[0].X.data, before.data)
+    cut_into_small_blocks(monkeypatch)
+    assert len(list(rows.cut_visits(*problem[:2], np.arange(1500), 8))) > 2
+    for one, other in zip(expected, run_tasks(*problem), strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            assert_allclose(theirs, mine, rtol=1e-6, atol=1e-9)
+
+
+def test_no_task_copies_all_samples(monkeypatch):
+    problem = build_problem(*draw_documents(5000, length=200))
+    for _ in run_tasks(*problem):  # compiles
+        pass
+    cut_into_small_blocks(monkeypatch)
+    X, tasks = problem[0].X, run_tasks(*problem)
+    while True:
+        tracemalloc.start()
+        try:
+            if next(tasks, None) is None:
+                break
+            assert tracemalloc.get_traced_memory()[1] < (X.data.nbytes + X.indices.nbytes) / 2
+        finally:
+            tracemalloc.stop()
+
+
+def test_samples_that_another_process_has_sent_are_not_copied():
+    X, y = draw_documents()
+    received = sparse.csr_matrix(X)
+    # Dask makes views of the bytes that it has received.
+    for name in ("data", "indices", "indptr"):
+        array = getattr(X, name)
+        part = np.frombuffer(b"odd" + array.tobytes(), np.uint8).copy()[3:]
+        setattr(received, name, part.view(array.dtype))
+    assert not np.shares_memory(sparse.csr_array(received).data, received.data)
+    content, samples = partitions.check_partition((received, y, None))
+    factors = np.ones(len(content.classes))
+    checked = content, samples
+    part = partitions.build_partition(checked, content.classes, factors, X.dtype, 0, 0, 0)
+    for name in ("data", "indices"):
+        assert np.shares_memory(getattr(part.X, name), getattr(received, name))
+    assert_array_equal(part.X.toarray(), X.toarray())
 
 
 def test_the_model_is_as_good_as_that_of_a_single_fit(client):

@@ -102,6 +102,7 @@ def find_places(client, partitions):
     """Find where the partitions are; returns arguments of ``submit`` for each.
 
     Without them, an idle worker could fetch a partition. If its worker dies, any other takes it.
+    Dask moves one all the same if its worker is far behind another. Then it is found there.
     """
     import_dask("distributed").wait(partitions)
     workers = client.who_has(partitions)

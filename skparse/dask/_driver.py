@@ -26,6 +26,8 @@ from .._training.naive_bayes import choose_prior_strength
 from .._training.penalty import ALPHAS, COMPARED_AFTER, MIN_HELD_OUT, are_better
 from .._training.temperatures import MAX_LOGITS as MAX_LEVEL_LOGITS
 from .._training.temperatures import choose_temperatures, level_logits
+from . import _frame as frames
+from . import _held_out as held_out
 from . import _low_rank as low_rank
 from . import _partitions as partitions
 from . import _rounds as rounds
@@ -77,39 +79,43 @@ class Training:
         ``submit(function, *arguments, **place)`` returns the future of a call.
     gather : callable
         Returns the results of a list of futures.
-    places : list of dict
-        Where the calls of each partition run: arguments of ``submit``.
+    find_places : callable
+        Finds where partitions are now; returns arguments of ``submit`` for each, with which a call
+        runs there.
     """
 
-    def __init__(self, submit, gather, places):
-        self.submit, self.gather, self.places = submit, gather, places
+    def __init__(self, submit, gather, find_places):
+        self.submit, self.gather, self.find_places = submit, gather, find_places
         self.n_rounds = 0
 
     def map(self, function, *arguments):
         """Call a function with every partition; returns futures in their order."""
         return [
             self.submit(function, part, *arguments, **place)
-            for part, place in zip(self.partitions, self.places, strict=True)
+            for part, place in zip(self.partitions, self.find_places(self.partitions), strict=True)
         ]
 
     def sum_over_partitions(self, function, *arguments):
         """Add the results of all partitions in an order that depends on their number alone."""
-        parts = self.map(function, *arguments)
-        while len(parts) > 1:
-            pairs = [parts[k : k + 2] for k in range(0, len(parts), 2)]
-            parts = [
-                self.submit(partitions.add_parts, *pair) if len(pair) == 2 else pair[0]
-                for pair in pairs
-            ]
-        return parts[0]
+        places = self.find_places(self.partitions)
+
+        def add(first, last):
+            # A sum is submitted before the parts after it, so that few parts wait at a time.
+            if last - first == 1:
+                part, place = self.partitions[first], places[first]
+                return self.submit(function, part, *arguments, **place)
+            middle = first + (1 << (last - first - 1).bit_length() - 1)
+            return self.submit(partitions.add_parts, add(first, middle), add(middle, last))
+
+        return add(0, len(self.partitions))
 
     def begin(self, futures, setting):
         """Build the connections from the statistics of all partitions."""
         self.partitions = futures
         statistics = self.sum_over_partitions(partitions.sum_statistics)
-        self.frame = self.submit(rounds.build_frame, statistics)
-        totals = self.submit(rounds.read_totals, statistics)
-        measured = self.map(rounds.measure_start, self.frame)
+        self.frame = self.submit(frames.build_frame, statistics)
+        totals = self.submit(frames.read_totals, statistics)
+        measured = self.map(held_out.measure_start, self.frame)
         totals, *measured = self.gather([totals, *measured])
         self.n_held_out = totals.pop("n_held_out")
         crowding, *products = np.sum(measured, axis=0)
@@ -119,21 +125,23 @@ class Training:
 
     def measure(self, scaling, mean, term=None):
         """Measure margins on the held-out samples; returns `HeldOutLosses`."""
-        measured = self.map(rounds.measure_margins, self.frame, self.setting, scaling, mean, term)
+        measured = self.map(
+            held_out.measure_margins, self.frame, self.setting, scaling, mean, term
+        )
         results = filter(None, self.gather(measured))
         by_factors, misses, weight, n_rows = (sum(column) for column in zip(*results, strict=True))
         by_factors = by_factors + factor_penalty(weight / n_rows)
         best = by_factors.argmin()
         return HeldOutLosses(by_factors, float(by_factors.flat[best] + misses.flat[best]))
 
-    def choose_penalty(self, scaling, margins):
+    def choose_penalty(self, margins):
         """Run linear epochs with the penalty after which the next stronger one is not better."""
         chosen = kept = None
         for alpha in ALPHAS:
             trial = LinearEpochs(self, margins, alpha)
             trial.run(COMPARED_AFTER, 0)
-            arguments = self.frame, self.setting, scaling, trial.mean, self.n_held_out
-            measured = self.gather(self.map(rounds.measure_penalty, *arguments))
+            arguments = self.frame, trial.mean, self.n_held_out
+            measured = self.gather(self.map(held_out.measure_penalty, *arguments))
             losses = sum(part for part in measured if part is not None)
             if chosen is not None and not are_better(losses, kept):
                 break
@@ -145,7 +153,7 @@ class Training:
         margins = self.submit(rounds.start_margins, self.frame, self.prior_strength)
         n_without = EPOCHS_WITHOUT_HELD_OUT if self.n_held_out else LINEAR_EPOCHS
         if alpha is None and self.n_held_out >= MIN_HELD_OUT:
-            epochs = self.choose_penalty(scaling, margins)
+            epochs = self.choose_penalty(margins)
         else:
             epochs = LinearEpochs(self, margins, ALPHAS[0] if alpha is None else alpha)
         epochs.run(n_without - epochs.n_epochs, epochs.n_epochs)
@@ -184,7 +192,7 @@ class Training:
         setting = self.setting
         every = max(1, self.n_held_out * setting.n_classes // MAX_LEVEL_LOGITS)
         arguments = self.frame, setting, scaling, mean, term, every
-        results = self.gather(self.map(rounds.measure_codes, *arguments))
+        results = self.gather(self.map(held_out.measure_codes, *arguments))
         codes, classes, weight = zip(*filter(None, results), strict=True)
         codes = sparse.vstack(codes, format="csr")
         outputs = scaling.gain * sparse.eye_array(setting.n_classes, format="csr")
@@ -229,7 +237,7 @@ class Training:
     def choose_shift(self, model):
         """Choose the shift of b2 with the least log-loss of the held-out samples."""
         every = -(-self.n_held_out * self.setting.n_classes // MAX_LOGITS)
-        results = self.gather(self.map(rounds.measure_logits, self.setting, model, every))
+        results = self.gather(self.map(held_out.measure_logits, self.setting, model, every))
         logits, classes, weight = map(np.concatenate, zip(*filter(None, results), strict=True))
         penalty = INTERCEPT_PENALTY * weight.mean()
         return least_shift(logits, classes, weight, penalty, INTERCEPT_STEPS)

@@ -24,8 +24,8 @@ from ._collections import (
     map_rows,
 )
 from ._driver import Training, choose_held_out
+from ._frame import Setting
 from ._partitions import build_partition
-from ._rounds import Setting
 
 # Parameters that a fit on a cluster does not have, with the value that they need.
 _NEEDED = {"weight_density": "auto", "early_stopping": False, "warm_start": False}
@@ -194,12 +194,13 @@ engine, device, sparse_output, stream_horizon
                 factors = weigh_classes(self.class_weight, samples)
             every = choose_held_out(setting.n_samples)
             arguments = samples.classes, factors, samples.X.dtype
+            find = partial(find_places, client)
             partitions = [
-                submit(build_partition, part, *arguments, k, every, setting.seed)
-                for k, part in enumerate(checked)
+                submit(build_partition, part, *arguments, k, every, setting.seed, **place)
+                for k, (part, place) in enumerate(zip(checked, find(checked), strict=True))
             ]
             del checked
-            training = Training(submit, client.gather, find_places(client, partitions))
+            training = Training(submit, client.gather, find)
             training.begin(partitions, setting)
             epochs = SCHEDULES[False][0] if self.max_iter == "auto" else int(self.max_iter)
             trained = training.train(

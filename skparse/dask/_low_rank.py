@@ -26,7 +26,7 @@ from .._training.low_rank import (
     RANK,
     SPREAD_RATIO,
 )
-from ._rounds import build_data
+from ._rows import cut_visits, draw_visits, scale_rows
 
 # The vectors of partitions move apart, so there are more rounds than epochs of a single fit.
 ROUNDS = 4
@@ -75,12 +75,26 @@ def train_term(partition, frame, setting, term, epoch):
     """Run an epoch on a partition; returns its change of the term, or None."""
     if partition is None or partition.held_out.all():
         return None
-    random_state = np.random.RandomState([setting.seed, partition.position, 2000 + epoch])
-    order = random_state.permutation(np.flatnonzero(~partition.held_out))
-    shared = np.random.RandomState([setting.seed, epoch])
+    rows = np.flatnonzero(~partition.held_out)
+    order, _ = draw_visits(partition, setting, 2000 + epoch, rows, n_visits=1)
+    new = Term(*(LowRankTerm(*(array.copy() for array in part)) for part in term))
+    for part in cut_visits(partition, frame, order, BATCH_SIZE):
+        visit_term(partition, order[part], frame, setting, new, epoch, part.start // BATCH_SIZE)
+    overlaps = frame.overlap, frame.bias_overlap, frame.bias_overlap
+    for before, after in zip(term, new, strict=True):
+        for old, changed, overlap in zip(before, after, overlaps, strict=True):
+            changed -= old
+            changed /= np.reshape(overlap, (-1, 1) if old.ndim == 2 else -1)
+    return new
+
+
+def visit_term(partition, rows, frame, setting, term, epoch, n_batches):
+    """Take steps on some rows, in place, after so many batches of the epoch."""
+    random_state = np.random.RandomState([setting.seed, epoch])
     drawn, correction = np.arange(setting.n_classes)[None], 0.0
     if setting.n_classes > DRAWN_EXPERTS:
-        drawn = shared.randint(setting.n_classes, size=(DRAWS, DRAWN_EXPERTS))
+        drawn = random_state.randint(setting.n_classes, size=(DRAWS, DRAWN_EXPERTS))
+        drawn = np.roll(drawn, -n_batches, axis=0)
         correction = np.log(setting.n_classes / DRAWN_EXPERTS)
     options = EmbeddingOptions(
         batch_size=BATCH_SIZE,
@@ -88,31 +102,11 @@ def train_term(partition, frame, setting, term, epoch):
         learning_rate=LEARNING_RATE,
         negative_sampling_correction=float(correction),
     )
-    new = Term(*(LowRankTerm(*(array.copy() for array in part)) for part in term))
-    weight = partition.sample_weight * new.vectors.bias.dtype.type(
-        setting.n_samples / setting.weight
-    )
-    visits = EmbeddingRows(order, weight, partition.labels.indices)
+    X = scale_rows(partition, rows, frame.relevance)
+    weight = partition.sample_weight[rows] * X.dtype.type(setting.n_samples / setting.weight)
+    visits = EmbeddingRows(np.arange(len(rows)), weight, partition.classes[rows])
     get_engine(setting.engine, setting.device).embedding_epoch(
-        csr_arrays(build_data(partition, frame).X), visits, *new, drawn, options
-    )
-    return divide_change(term, new, frame)
-
-
-def divide_change(old, new, frame):
-    """Divide the change of one partition by the number of partitions that move the same vector."""
-    overlaps = frame.overlap, frame.bias_overlap, frame.bias_overlap
-
-    def divide(before, after, overlap):
-        shape = (-1, 1) if before.ndim == 2 else (-1,)
-        divisor = np.reshape(np.asarray(overlap, before.dtype), shape)
-        return (after - before) / divisor
-
-    return Term(
-        *(
-            LowRankTerm(*map(divide, before, after, overlaps))
-            for before, after in zip(old, new, strict=True)
-        )
+        csr_arrays(X), visits, *term, drawn, options
     )
 
 
@@ -130,7 +124,7 @@ def measure_spread(partition, frame, setting, margins_model, term):
         return np.zeros(5)
     every = -(-setting.n_samples * setting.n_classes // MEASURED_SCORES)
     vectors = centred(term)
-    sample = build_data(partition, frame).X[::every]
+    sample = scale_rows(partition, slice(None, None, every), frame.relevance)
     # einsum calls no BLAS
     added = np.einsum("ik,ek->ie", sample @ vectors.feature_vectors, vectors.expert_vectors)
     added = added.astype(np.float64)

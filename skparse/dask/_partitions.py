@@ -9,11 +9,13 @@ import numpy as np
 from scipy import sparse
 
 from .. import SparseExpertClassifier
-from .._csr import with_values
+from .._csr import as_views, row_blocks, with_values
 from .._training.connections import CONNECTION_EPSILON
-from .._training.data import build_training_data
 from .._training.naive_bayes import expert_mass
 from .._validation import check_samples
+
+# Of blocks of rows that statistics are summed over: what each makes is much smaller than X.
+SUMMED_ENTRIES = 2**20
 
 
 class Content(NamedTuple):
@@ -31,10 +33,18 @@ class Partition(NamedTuple):
     """Validated samples of one partition, with numbers for classes."""
 
     X: sparse.csr_array  # (n_samples, n_features)
-    labels: sparse.csr_array  # (n_samples, n_classes) of ones
+    classes: np.ndarray  # (n_samples,) of int32, one class each
     sample_weight: np.ndarray  # (n_samples,)
     held_out: np.ndarray  # (n_samples,) of bool
     position: int  # among the partitions
+    n_classes: int  # of all partitions
+
+    def labels(self, rows):
+        """Return the labels of some rows, a CSR array (n_rows, n_classes) of ones."""
+        classes = self.classes[rows]
+        n = len(classes)
+        parts = np.ones(n, self.X.dtype), classes, np.arange(n + 1, dtype=np.int32)
+        return sparse.csr_array(parts, shape=(n, self.n_classes))
 
 
 class Statistics(NamedTuple):
@@ -45,7 +55,7 @@ class Statistics(NamedTuple):
     squared_exposure: np.ndarray  # (n_features,), squares of the exposures in each partition
     signed: np.ndarray  # (n_features,), weighted sums of the columns
     squares: np.ndarray  # (n_features,), weighted sums of the squared columns
-    n_negative: np.ndarray  # (n_features,), entries below zero
+    has_negative: np.ndarray  # (n_features,) of bool, whose sum is the logical or
     expert_exposure: np.ndarray  # (n_classes,), sample weight
     weight: float
     squared_weight: float  # squares of the weights of each partition
@@ -97,6 +107,8 @@ def check_partition(part):
     has_samples = X.shape[0] > 0 and (weight is None or np.any(weight))
     if not has_samples:
         return Content(X.shape[1]), None
+    if sparse.issparse(X) and X.format == "csr":
+        X = as_views(X)
     local = SparseExpertClassifier()
     samples = check_samples(local, X, y, weight, reset=True)
     if samples.multilabel:
@@ -136,37 +148,44 @@ def build_partition(checked, classes, class_factors, dtype, position, every, see
     X = samples.X.astype(dtype, copy=False)
     if not used.all():
         X, codes, weight = X[used], codes[used], weight[used]
-    n = len(codes)
-    parts = np.ones(n), codes, np.arange(n + 1, dtype=np.int32)
-    labels = sparse.csr_array(parts, shape=(n, len(classes)))
-    held_out = np.zeros(n, bool)
+    held_out = np.zeros(len(codes), bool)
     if every:
-        firsts = np.arange(0, n - every + 1, every)
+        firsts = np.arange(0, len(codes) - every + 1, every)
         draws = np.random.RandomState([seed, position]).randint(every, size=len(firsts))
         held_out[firsts + draws] = True
-    return Partition(X, labels, weight, held_out, position)
+    return Partition(X, codes, weight, held_out, position, len(classes))
 
 
 def sum_statistics(partition):
     """Sum the `Statistics` of a partition, None of one without samples."""
     if partition is None:
         return None
-    X, labels, weight, held_out, _ = partition
-    data = build_training_data(X, labels, weight, sparse.eye_array(labels.shape[1], format="csr"))
-    exposure, exact = data.exposure, weight.astype(np.float64)
-    # As in a fit: labels of held-out samples are used for the pattern only.
-    trained = np.where(held_out, weight.dtype.type(CONNECTION_EPSILON), weight)
-    total = exposure.total
+    X, weight, held_out = partition.X, partition.sample_weight, partition.held_out
+    n_features, mass = X.shape[1], None
+    exposure, signed, squares = np.zeros((3, n_features))
+    has_negative = np.zeros(n_features, bool)
+    for first, last in row_blocks(X.indptr, max(SUMMED_ENTRIES, n_features)):
+        rows, exact = X[first:last], weight[first:last].astype(np.float64)
+        # As in a fit: labels of held-out samples are used for the pattern only.
+        trained = np.where(held_out[first:last], CONNECTION_EPSILON, weight[first:last])
+        part = expert_mass(rows, trained, partition.labels(slice(first, last)))
+        mass = part if mass is None else mass + part
+        per_entry = np.repeat(exact, np.diff(rows.indptr))
+        exposure += np.bincount(rows.indices, per_entry, minlength=n_features)
+        signed += rows.T @ trained.astype(np.float64)
+        squares += with_values(rows, rows.data**2).T @ exact
+        has_negative[rows.indices[rows.data < 0]] = True
+    exact = weight.astype(np.float64)
     return Statistics(
-        mass=expert_mass(X, trained, data.sample_experts),
-        exposure=exposure.feature,
-        squared_exposure=exposure.feature**2,
-        signed=X.T @ trained.astype(np.float64),
-        squares=with_values(X, X.data**2).T @ exact,
-        n_negative=np.bincount(X.indices[X.data < 0], minlength=X.shape[1]),
-        expert_exposure=exposure.expert,
-        weight=total,
-        squared_weight=total**2,
+        mass=mass,
+        exposure=exposure,
+        squared_exposure=exposure**2,
+        signed=signed,
+        squares=squares,
+        has_negative=has_negative,
+        expert_exposure=np.bincount(partition.classes, exact, minlength=partition.n_classes),
+        weight=float(exact.sum()),
+        squared_weight=float(exact.sum()) ** 2,
         nonzeros=float((exact * np.diff(X.indptr)).sum()),
         train_weight=float(exact[~held_out].sum()),
         n_samples=len(weight),
