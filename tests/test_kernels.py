@@ -272,6 +272,15 @@ def test_the_largest_scores_are_kept_in_order(n_experts, top_k, n_values):
         assert kept_of_scores(h.astype(dtype), top_k) == expected
 
 
+@pytest.mark.parametrize("unit", [1e-45, 1e-39, 1e-30, 1.0, 1e36])
+def test_scores_of_any_size_are_kept_in_order(unit):
+    h = np.random.RandomState(0).randint(-20, 90, size=(60, 100)) * np.float32(unit)
+    h[0, 50], h[1, :40] = np.inf, np.inf
+    for top_k in (1, 5, 8, 9):
+        expected = [reference.kept_experts(list(row), top_k) for row in h]
+        assert kept_of_scores(h, top_k) == expected
+
+
 def test_a_score_of_zero_is_not_kept():
     problem = draw_problem(fill=0.0)
     problem.model.router_intercept[:] = 0.0

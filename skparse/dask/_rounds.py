@@ -27,7 +27,7 @@ from .._predictor import Predictor
 from .._threads import Threads
 from .._training.data import Geometry
 from .._training.low_rank import add_products
-from .._training.nested import OUTPUT_RATE, draw_batch_top_k, step_lengths
+from .._training.nested import draw_batch_top_k, step_lengths
 from .._training.prior import EMPTY_STRENGTH, logits_of
 from .._training.problem import Draft, Problem
 from .._training.scores import model_from_margins, multiply_scores
@@ -214,7 +214,7 @@ def train_weights(partition, frame, setting, scaling, weights, alpha, epoch):
     options = NestedOptions(
         batch_size=setting.batch_size,
         bias_square=scales.geometry.bias_feature**2,
-        output_rate=OUTPUT_RATE * scales.geometry.mean_square * frame.bias_overlap,
+        output_rate=0.0,  # each expert has one class
         shrinkage=min(0.5, batches_per_visit * shrinking_speed(frame, setting, scaling, alpha)),
     )
     copy = Weights(weights.router / scales.roots, *(part.copy() for part in weights[1:4]))

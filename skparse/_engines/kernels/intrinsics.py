@@ -4,7 +4,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-LANES = 64  # entries that `positive_bits` looks at
+LANES = 64  # entries that `bits_above` looks at
 
 
 def _address(context, builder, signature, arguments):
@@ -31,8 +31,11 @@ def prefetch(_, array, position):
 
 
 @intrinsic
-def positive_bits(_, array, position):
-    """Mark the positive ones of the `LANES` entries from ``array[position]`` on, lowest first."""
+def bits_above(_, array, position, limit):
+    """Mark those of the `LANES` entries from ``array[position]`` on that are above ``limit``.
+
+    The lowest bit belongs to the first entry. ``limit`` has the dtype of the array.
+    """
 
     def generate(context, builder, signature, arguments):
         number = context.get_value_type(signature.args[0].dtype)
@@ -40,10 +43,13 @@ def positive_bits(_, array, position):
         place = _address(context, builder, signature, arguments)
         entries = builder.load(builder.bitcast(place, lanes.as_pointer()))
         entries.align = signature.args[0].dtype.bitwidth // 8
-        positive = builder.fcmp_ordered(">", entries, ir.Constant(lanes, [0.0] * LANES))
-        return builder.bitcast(positive, ir.IntType(LANES))
+        zero, undefined = ir.IntType(32)(0), ir.Constant(lanes, ir.Undefined)
+        first = builder.insert_element(undefined, arguments[2], zero)
+        all_zero = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        limits = builder.shuffle_vector(first, undefined, all_zero)
+        return builder.bitcast(builder.fcmp_ordered(">", entries, limits), ir.IntType(LANES))
 
-    return types.uint64(array, position), generate
+    return types.uint64(array, position, limit), generate
 
 
 @intrinsic

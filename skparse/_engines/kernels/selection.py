@@ -4,30 +4,50 @@ import numpy as np
 from numba import njit
 from numpy import uint64  # unsigned indices need no check for being negative
 
-from .intrinsics import LANES, lowest_bit, positive_bits
+from .intrinsics import LANES, bits_above, lowest_bit
 from .options import EVERY_ROW, HELPER, INLINED
 
 _ONE = uint64(1)
 _LANES = uint64(LANES)
+_MANY = 24  # experts, of which eight are worth a look before
 _ORDERED_AT_ONCE = 4  # candidates per kept expert: the time is quadratic in them
 
 
+@njit(**EVERY_ROW)
+def _limit_of_eight(scores):
+    """Find a limit that at least eight scores are above, or zero; of many, not many more are.
+
+    It is just below the least of the maxima of eight parts, in which the scores take turns.
+    """
+    zero = scores.dtype.type(0)
+    a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
+    for i in range(uint64(0), uint64(scores.shape[0] // 8 * 8), uint64(8)):
+        s, t, u, v = scores[i], scores[i + _ONE], scores[i + uint64(2)], scores[i + uint64(3)]
+        a, b, c, d = s if s > a else a, t if t > b else b, u if u > c else c, v if v > d else d
+        s, t, u = scores[i + uint64(4)], scores[i + uint64(5)], scores[i + uint64(6)]
+        v = scores[i + uint64(7)]
+        e, f, g, h = s if s > e else e, t if t > f else f, u if u > g else g, v if v > h else h
+    least = min(min(min(a, b), min(c, d)), min(min(e, f), min(g, h)))
+    limit = least * scores.dtype.type(0.999999)
+    return limit if limit < least else zero
+
+
 @njit(**INLINED)
-def _list_positive(scores, candidates):
-    """Write the positions of the positive scores to ``candidates``; returns their number."""
-    n_positive = uint64(0)
+def _list_above(scores, limit, candidates):
+    """List the positions of the scores above ``limit`` in ``candidates``; returns their number."""
+    n_listed = uint64(0)
     n_experts = uint64(scores.shape[0])
     whole = n_experts - n_experts % _LANES
     for first in range(uint64(0), whole, _LANES):
-        bits = positive_bits(scores, first)
+        bits = bits_above(scores, first, limit)
         while bits != 0:
-            candidates[n_positive] = first + lowest_bit(bits)
-            n_positive += _ONE
+            candidates[n_listed] = first + lowest_bit(bits)
+            n_listed += _ONE
             bits &= bits - _ONE
     for e in range(whole, n_experts):  # without a branch: the processor cannot predict it
-        candidates[n_positive] = e
-        n_positive += uint64(scores[e] > 0)
-    return n_positive
+        candidates[n_listed] = e
+        n_listed += uint64(scores[e] > limit)
+    return n_listed
 
 
 @njit(**INLINED)
@@ -71,10 +91,13 @@ def keep_top(scores, top_k, kept, candidates, values, ordered):
     order a few more candidates. The last three arrays are those of `allocate_selection`.
     """
     at_most, at_once = uint64(top_k), uint64(_ORDERED_AT_ONCE * top_k)
-    n_positive = _list_positive(scores, candidates)
+    limit = scores.dtype.type(0)
+    if at_most <= uint64(8) and scores.shape[0] >= _MANY:
+        limit = _limit_of_eight(scores)
+    n_listed = _list_above(scores, limit, candidates)
     count, seen, threshold = uint64(0), uint64(0), scores.dtype.type(0)
-    while seen < n_positive:
-        while seen < n_positive and count < at_once:
+    while seen < n_listed:
+        while seen < n_listed and count < at_once:
             e = candidates[seen]
             candidates[count], values[count] = e, scores[e]
             count += uint64(scores[e] > threshold)
