@@ -53,7 +53,8 @@ def test_calibration_lowers_the_log_loss_where_labels_are_wrong(n_classes, wrong
     X, y = draw_noisy_documents(2400, n_classes, wrong=wrong)
     model = fit(X[:1400], y[:1400])
     for module in (held_out, cross_calibration):
-        monkeypatch.setattr(module, "CALIBRATION_FACTORS", np.ones(1))
+        monkeypatch.setattr(module, "SCORE_FACTORS", np.ones(1))
+        monkeypatch.setattr(module, "OUTPUT_FACTORS", np.ones(1))
     default = fit(X[:1400], y[:1400])
     assert_allclose(scaling_of(default), without_calibration(n_classes), rtol=1e-15)
     assert log_loss(model, X[1400:], y[1400:]) < log_loss(default, X[1400:], y[1400:]) - 0.01

@@ -15,7 +15,7 @@ from .._threads import Threads
 from .connections import connect
 from .cross_fit import FOLDS, draw_folds
 from .data import take_samples
-from .held_out import CALIBRATION_FACTORS, factor_penalty, least_shift, measure_factors
+from .held_out import OUTPUT_FACTORS, SCORE_FACTORS, factor_penalty, least_shift, measure_factors
 from .linear import run_linear, start_linear
 from .low_rank import add_low_rank, start_low_rank
 from .nested import train_nested
@@ -78,13 +78,13 @@ def cross_fit_model(problem, draft, folds, seeds):
         predictor, X = Predictor(model, problem.engine, 1), data.X[rows]
         top_k = min(options.top_k, len(model.router_intercept))
         own = predictor.code_block(X, 0, len(rows), top_k).astype(np.float64)
-        factors = CALIBRATION_FACTORS, CALIBRATION_FACTORS
+        factors = SCORE_FACTORS, OUTPUT_FACTORS
         measured = measure_factors(own, model, classes[rows], weight[rows], factors)
         losses, misses = losses + measured[0], misses + measured[1]
         codes.append(own)
     best = losses.argmin()
     i, j = np.unravel_index(best, losses.shape)
-    factors = float(CALIBRATION_FACTORS[i]), float(CALIBRATION_FACTORS[j])
+    factors = float(SCORE_FACTORS[i]), float(OUTPUT_FACTORS[j])
     return CrossFit(
         draft.alpha, models, codes, factors, float(losses.flat[best] + misses.flat[best])
     )

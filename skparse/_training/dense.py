@@ -22,7 +22,7 @@ from .columns import (
 )
 from .completion import complete_model
 from .dense_run import DenseExperts, run_dense_epochs, start_experts
-from .held_out import CALIBRATION_FACTORS, measure_held_out
+from .held_out import OUTPUT_FACTORS, SCORE_FACTORS, measure_held_out
 from .scores import ScoreScaling, multiply_scores
 from .temperatures import choose_temperatures, level_logits
 
@@ -116,8 +116,8 @@ def choose_candidate(problem, draft):
     best = int(least.argmin())
     of_scores, of_outputs = np.unravel_index(losses[best].argmin(), losses[best].shape)
     scaling = draft.scaling._replace(
-        score_factor=float(CALIBRATION_FACTORS[of_scores]),
-        output_factor=float(CALIBRATION_FACTORS[of_outputs]),
+        score_factor=float(SCORE_FACTORS[of_scores]),
+        output_factor=float(OUTPUT_FACTORS[of_outputs]),
     )
     models = models[best * len(parts) : (best + 1) * len(parts)]
     return replace(

@@ -15,8 +15,10 @@ from .._predictor import Predictor
 from .low_rank import add_products
 from .temperatures import choose_temperatures, level_logits
 
-# Factors on the default scores and outputs, among which the held-out log-loss chooses.
-CALIBRATION_FACTORS = 2.0 ** (np.arange(-12, 7) / 3)
+# Factors on the default scores, and on the default outputs, among which the held-out log-loss
+# chooses.
+SCORE_FACTORS = 2.0 ** (np.arange(-12, 7) / 3)
+OUTPUT_FACTORS = 2.0 ** (np.arange(-9, 13) / 3)
 # From this many samples on some are held out: one in HELD_OUT_EVERY, at most MAX_HELD_OUT, but
 # always one in LARGE_HELD_OUT_EVERY.
 MIN_SAMPLES = 1024
@@ -68,8 +70,7 @@ def calibrate(problem, draft):
     of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
     if losses[of_scores, of_outputs] == 0:  # the samples have no weight
         return draft
-    factors = CALIBRATION_FACTORS
-    scaling = draft.scaling.calibrated(factors[of_scores], factors[of_outputs])
+    scaling = draft.scaling.calibrated(SCORE_FACTORS[of_scores], OUTPUT_FACTORS[of_outputs])
     codes, classes, weight = held_out_codes(problem, draft, model)
     factors = {"of_scores": scaling.score_factor, "of_outputs": scaling.output_factor}
     temperatures = choose_temperatures(
@@ -133,8 +134,8 @@ def measure_held_out(problem, draft, model):
     HeldOutLosses
     """
     codes, classes, weight = held_out_codes(problem, draft, model)
-    scaling, factors = draft.scaling, CALIBRATION_FACTORS
-    factors = scaling.score_factor * factors, scaling.output_factor * factors
+    scaling = draft.scaling
+    factors = scaling.score_factor * SCORE_FACTORS, scaling.output_factor * OUTPUT_FACTORS
     by_factors, misses = measure_factors(codes, model, classes, weight, factors)
     by_factors += factor_penalty(weight.mean())
     best = by_factors.argmin()
@@ -194,9 +195,9 @@ def measure_factors(codes, model, classes, weight, factors):
 
 
 def factor_penalty(mean_weight):
-    """Log-loss that each pair of factors has to gain, (n_factors, n_factors)."""
-    penalty = FACTOR_PENALTY * np.log(CALIBRATION_FACTORS) ** 2 * mean_weight
-    return penalty[:, None] + penalty
+    """Log-loss that each pair of factors has to gain, (n_factors on scores, on outputs)."""
+    squares = np.log(SCORE_FACTORS)[:, None] ** 2 + np.log(OUTPUT_FACTORS) ** 2
+    return FACTOR_PENALTY * mean_weight * squares
 
 
 def _log_losses(codes, model, classes, of_scores, of_outputs):
@@ -218,11 +219,13 @@ def _log_losses(codes, model, classes, of_scores, of_outputs):
     is_own = logits.indices == classes[rows % n_rows]
     own = b2[:, classes].ravel()
     own = own + np.bincount(rows[is_own], logits.data[is_own], minlength=n_all)
-    prior = b2[rows // n_rows, logits.indices]
+    places = rows // n_rows * b2.shape[1] + logits.indices  # in b2
+    shifted = logits.data + b2.take(places)
     losses = np.empty((n_all, len(of_outputs)))
     for k, factor in enumerate(of_outputs):
-        changes = np.exp(factor * (logits.data + prior)) - np.exp(factor * prior)
-        totals = np.repeat(np.exp(factor * b2).sum(axis=1), n_rows)
+        without = np.exp(factor * b2)
+        changes = np.exp(factor * shifted) - without.take(places)
+        totals = np.repeat(without.sum(axis=1), n_rows)
         totals += np.bincount(rows, changes, minlength=n_all)
         losses[:, k] = np.log(totals) - factor * own
     return losses.reshape(len(of_scores), n_rows, len(of_outputs))

@@ -5,7 +5,8 @@ from scipy import sparse
 
 from .data import build_training_data
 from .held_out import (
-    CALIBRATION_FACTORS,
+    OUTPUT_FACTORS,
+    SCORE_FACTORS,
     calibrate_intercept,
     held_out_codes,
     measure_held_out,
@@ -51,7 +52,7 @@ def choose_by_reservoir(state, options, engine):
         measure=lambda model: measure_held_out(problem, draft, model),
     )  # fmt: skip
     of_scores, of_outputs = np.unravel_index(chosen.by_factors.argmin(), chosen.by_factors.shape)
-    factors = CALIBRATION_FACTORS[of_scores], CALIBRATION_FACTORS[of_outputs]
+    factors = SCORE_FACTORS[of_scores], OUTPUT_FACTORS[of_outputs]
     state.scaling = default.calibrated(*factors)
     codes, classes, weight = held_out_codes(problem, draft, model)
     of_scores, of_outputs, _ = state.scaling.factors

@@ -17,7 +17,7 @@ from .._csr import with_smallest_index_dtype, with_values
 from .._predictor import Predictor
 from .connections import connect
 from .data import build_training_data
-from .held_out import CALIBRATION_FACTORS, MIN_SAMPLES
+from .held_out import MIN_SAMPLES, SCORE_FACTORS
 from .linear import run_linear, start_linear
 from .penalty import DENSE_MARGINS
 from .problem import Draft
@@ -88,7 +88,7 @@ def trial_losses(problem, draft, data):
     codes = predictor.code_block(draft.data.X, 0, n_held_out, top_k).astype(np.float64)
     logits, labels = (codes @ model.outputs).toarray(), data.labels[:n_held_out].indices
     rows = np.arange(n_held_out)
-    losses = [-log_softmax(f * logits, axis=1)[rows, labels] for f in CALIBRATION_FACTORS]
+    losses = [-log_softmax(f * logits, axis=1)[rows, labels] for f in SCORE_FACTORS]
     weight = data.sample_weight[:n_held_out] / data.sample_weight[:n_held_out].mean()
     best = min(losses, key=lambda loss: (weight * loss).sum())
     return weight * (best + (logits.argmax(axis=1) != labels))

@@ -8,7 +8,6 @@ from scipy import sparse
 
 from .._model import SparseExpertModel
 from .._training.held_out import (
-    CALIBRATION_FACTORS,
     HELD_OUT_EVERY,
     INTERCEPT_PENALTY,
     INTERCEPT_STEPS,
@@ -16,6 +15,8 @@ from .._training.held_out import (
     MAX_HELD_OUT,
     MAX_LOGITS,
     MIN_SAMPLES,
+    OUTPUT_FACTORS,
+    SCORE_FACTORS,
     HeldOutLosses,
     factor_penalty,
     least_shift,
@@ -186,9 +187,7 @@ class Training:
         """Choose factors on scores and outputs, and temperatures; returns both."""
         losses = self.measure(scaling, mean, term).by_factors
         of_scores, of_outputs = np.unravel_index(losses.argmin(), losses.shape)
-        calibrated = scaling.calibrated(
-            CALIBRATION_FACTORS[of_scores], CALIBRATION_FACTORS[of_outputs]
-        )
+        calibrated = scaling.calibrated(SCORE_FACTORS[of_scores], OUTPUT_FACTORS[of_outputs])
         setting = self.setting
         every = max(1, self.n_held_out * setting.n_classes // MAX_LEVEL_LOGITS)
         arguments = self.frame, setting, scaling, mean, term, every

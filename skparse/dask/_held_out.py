@@ -10,7 +10,7 @@ from .._engines import get_engine
 from .._predictor import Predictor
 from .._threads import Threads
 from .._training.data import TrainingData
-from .._training.held_out import CALIBRATION_FACTORS, held_out_codes, measure_factors
+from .._training.held_out import OUTPUT_FACTORS, SCORE_FACTORS, held_out_codes, measure_factors
 from .._training.low_rank import add_products
 from .._training.naive_bayes import sum_prior_products
 from .._training.penalty import COMPARED_ROWS, margin_losses
@@ -59,8 +59,8 @@ def measure_margins(partition, frame, setting, scaling, margins, term):
     if partition is None or not partition.held_out.any():
         return None
     factors = (
-        scaling.score_factor * CALIBRATION_FACTORS,
-        scaling.output_factor * CALIBRATION_FACTORS,
+        scaling.score_factor * SCORE_FACTORS,
+        scaling.output_factor * OUTPUT_FACTORS,
     )
     model = add_term(margins_to_model(frame, setting, scaling, margins), term)
     results = []

@@ -11,7 +11,7 @@ from stages import prepare, run
 from skparse import SparseExpertClassifier
 from skparse._training import cross_calibration
 from skparse._training.cross_calibration import cross_calibrate, cross_fit_model
-from skparse._training.held_out import CALIBRATION_FACTORS, FACTOR_PENALTY, hold_out
+from skparse._training.held_out import FACTOR_PENALTY, OUTPUT_FACTORS, SCORE_FACTORS, hold_out
 from skparse._training.penalty import ALPHAS
 from skparse._training.temperatures import level_logits
 
@@ -62,10 +62,10 @@ def test_the_factors_are_those_with_the_least_penalised_loss(parameters):
     folds = np.array_split(np.random.RandomState(0).permutation(400), 5)
     fit = cross_fit_model(problem, draft, folds, np.arange(5))
     top_k = min(problem.options.top_k, len(fit.models[0].router_intercept))
-    logarithms, losses = np.log(CALIBRATION_FACTORS), {}
-    for i, of_scores in enumerate(CALIBRATION_FACTORS):
-        for j, of_outputs in enumerate(CALIBRATION_FACTORS):
-            squares = logarithms[i] ** 2 + logarithms[j] ** 2
+    losses = {}
+    for of_scores in SCORE_FACTORS:
+        for of_outputs in OUTPUT_FACTORS:
+            squares = np.log(of_scores) ** 2 + np.log(of_outputs) ** 2
             losses[of_scores, of_outputs] = FACTOR_PENALTY * weight.mean() * squares
             for rows, codes, model in zip(folds, fit.codes, fit.models, strict=True):
                 factors = {"of_scores": of_scores, "of_outputs": of_outputs}

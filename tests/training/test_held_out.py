@@ -14,8 +14,9 @@ from skparse._predictor import Predictor
 from skparse._training import held_out
 from skparse._training.connections import connect
 from skparse._training.held_out import (
-    CALIBRATION_FACTORS,
     FACTOR_PENALTY,
+    OUTPUT_FACTORS,
+    SCORE_FACTORS,
     calibrate,
     hold_out,
     measure_held_out,
@@ -89,10 +90,10 @@ def measure_by_brute_force(problem, draft):
     data, rows = draft.data, np.flatnonzero(draft.held_out)
     own, weight = data.labels.toarray()[rows] > 0, data.sample_weight[rows].astype(float)
     max_k = min(problem.options.top_k, data.class_experts.shape[1])
-    n_factors = len(held_out.CALIBRATION_FACTORS)
-    losses, misses = np.zeros((n_factors, n_factors)), np.zeros((n_factors, n_factors))
-    for i, of_scores in enumerate(held_out.CALIBRATION_FACTORS):
-        for j, of_outputs in enumerate(held_out.CALIBRATION_FACTORS):
+    shape = len(held_out.SCORE_FACTORS), len(held_out.OUTPUT_FACTORS)
+    losses, misses = np.zeros(shape), np.zeros(shape)
+    for i, of_scores in enumerate(held_out.SCORE_FACTORS):
+        for j, of_outputs in enumerate(held_out.OUTPUT_FACTORS):
             factors = factors_of(draft) * (of_scores, of_outputs)
             predictor = Predictor(multiply_scores(draft.model, *factors), problem.engine, 1)
             distance = np.log(of_scores) ** 2 + np.log(of_outputs) ** 2
@@ -176,7 +177,8 @@ def test_the_held_out_loss_is_that_of_the_calibrated_model_plus_the_penalty(trai
     problem, draft = trained
     calibrated = calibrate(problem, draft)
     loss = measure_held_out(problem, draft, draft.model).loss
-    monkeypatch.setattr(held_out, "CALIBRATION_FACTORS", np.ones(1))
+    monkeypatch.setattr(held_out, "SCORE_FACTORS", np.ones(1))
+    monkeypatch.setattr(held_out, "OUTPUT_FACTORS", np.ones(1))
     of_default, of_calibrated = (
         measure_held_out(problem, d, draft.model).loss for d in (draft, calibrated)
     )
@@ -219,7 +221,8 @@ def test_calibration_finds_the_factors_of_the_best_of_all_models(
 ):
     # A grid of small steps, so that a small mistake in the losses chooses another pair.
     factors = 2.0 ** (np.arange(-8, 4) / 6)
-    monkeypatch.setattr(held_out, "CALIBRATION_FACTORS", factors)
+    monkeypatch.setattr(held_out, "SCORE_FACTORS", factors)
+    monkeypatch.setattr(held_out, "OUTPUT_FACTORS", factors)
     X, y = draw_noisy_documents(wrong=0.2, dtype=dtype)
     weight = np.random.RandomState(3).uniform(0.2, 3.0, size=len(y))
     problem, draft = train_linear(X, y, weight, engine=engine, **parameters)
@@ -238,7 +241,7 @@ def test_samples_that_keep_no_expert_are_calibrated_with_the_others(with_empty_r
     problem, draft, _ = with_empty_rows
     losses, _ = measure_by_brute_force(problem, draft)
     best = np.unravel_index(losses.argmin(), losses.shape)
-    expected = factors_of(draft) * CALIBRATION_FACTORS[list(best)]
+    expected = factors_of(draft) * (SCORE_FACTORS[best[0]], OUTPUT_FACTORS[best[1]])
     assert_allclose(factors_of(calibrate(problem, draft)), expected, rtol=1e-12)
 
 

@@ -521,7 +521,8 @@ def test_a_term_of_zeros_changes_nothing(monkeypatch):
 def test_a_term_lowers_the_scores_of_small_data_by_a_factor(monkeypatch):
     X, y = draw_short_documents(500)
     for module in (held_out, cross_calibration):
-        monkeypatch.setattr(module, "CALIBRATION_FACTORS", np.ones(1))
+        monkeypatch.setattr(module, "SCORE_FACTORS", np.ones(1))
+        monkeypatch.setattr(module, "OUTPUT_FACTORS", np.ones(1))
     model = SparseExpertClassifier(alpha=1.0, random_state=0).fit(X, y)
     monkeypatch.setattr(low_rank, "SHARPNESS", 1.0)
     as_sharp = SparseExpertClassifier(alpha=1.0, random_state=0).fit(X, y)
