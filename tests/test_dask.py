@@ -172,7 +172,7 @@ def run_tasks(partition, frame, setting):
     term = low_rank.start_term(frame, setting)
     yield from low_rank.train_term(partition, frame, setting, term, 0)
     yield held_out.measure_margins(partition, frame, setting, scaling, margins, term.vectors)
-    model = rounds.weights_to_model(frame, weights)
+    model = rounds.weights_to_model(frame, scaling, weights)
     yield rounds.sum_empty(partition, setting, model)
     yield rounds.count_load(partition, setting, model)
 

@@ -62,8 +62,6 @@ class Weights(NamedTuple):
 
     router: np.ndarray  # (nnz,)
     router_intercept: np.ndarray  # (n_classes,)
-    outputs: np.ndarray  # (n_classes,), each expert has one
-    intercept: np.ndarray  # (n_classes,)
     loss: float = 0.0  # sum over the visits of the epoch
 
     def plus(self, other):
@@ -188,17 +186,17 @@ def margins_to_model(frame, setting, scaling, margins):
 
 def start_weights(frame, setting, scaling, margins):
     """Turn margins into the numbers of a model."""
-    return Weights(*margins_to_model(frame, setting, scaling, margins).values())
+    model = margins_to_model(frame, setting, scaling, margins)
+    return Weights(model.router.data, model.router_intercept)
 
 
-def weights_to_model(frame, weights):
-    """Turn numbers into a `SparseExpertModel`."""
-    n_classes = len(weights.intercept)
-    outputs = sparse.eye_array(n_classes, format="csr", dtype=weights.outputs.dtype)
-    outputs = with_smallest_index_dtype(sparse.csr_array(outputs))
+def weights_to_model(frame, scaling, weights):
+    """Turn numbers into a `SparseExpertModel`, in which each expert has one class."""
+    dtype, n_classes = weights.router.dtype, len(weights.router_intercept)
+    outputs = sparse.csr_array(scaling.gain * sparse.eye_array(n_classes), dtype=dtype)
     return SparseExpertModel(
         with_values(frame.pattern, weights.router), weights.router_intercept,
-        with_values(outputs, weights.outputs), weights.intercept,
+        with_smallest_index_dtype(outputs), np.zeros(n_classes, dtype),
     )  # fmt: skip
 
 
@@ -217,7 +215,7 @@ def train_weights(partition, frame, setting, scaling, weights, alpha, epoch):
         output_rate=0.0,  # each expert has one class
         shrinkage=min(0.5, batches_per_visit * shrinking_speed(frame, setting, scaling, alpha)),
     )
-    copy = Weights(weights.router / scales.roots, *(part.copy() for part in weights[1:4]))
+    copy = Weights(weights.router / scales.roots, weights.router_intercept.copy())
     shrunk, loss = 1.0, 0.0
     for part in cut_visits(partition, frame, order, setting.batch_size):
         first = part.start // setting.batch_size
@@ -231,11 +229,8 @@ def train_weights(partition, frame, setting, scaling, weights, alpha, epoch):
     router -= kind(shrunk) * weights.router
     router /= 1 + NESTED_OVERLAP * (scales.roots**2 - 1)
     of_bias = 1 + NESTED_OVERLAP * (frame.bias_overlap - 1)
-    others = (
-        ((new - old) / of_bias).astype(old.dtype)
-        for new, old in zip(copy[1:4], weights[1:4], strict=True)
-    )
-    return Weights(router, *others, float(loss))
+    change = (copy.router_intercept - weights.router_intercept) / of_bias
+    return Weights(router, change.astype(router.dtype), float(loss))
 
 
 def visit_nested(partition, rows, frame, setting, scaling, scales, weights, top_ks, options):
@@ -251,7 +246,7 @@ def visit_nested(partition, rows, frame, setting, scaling, scales, weights, top_
     steps, _ = step_lengths(data, setting, 1.0, scaling)
     scale, loss = get_engine(setting.engine, setting.device).nested_epoch(
         csr_arrays(X), NestedRows(np.arange(len(rows)), steps, labels),
-        weights_to_model(frame, weights).arrays(), top_ks, options, None,
+        weights_to_model(frame, scaling, weights).arrays(), top_ks, options, None,
     )  # fmt: skip
     weights.router[:] *= weights.router.dtype.type(scale)
     return scale, loss
@@ -289,7 +284,7 @@ def advance_weights(frame, setting, scaling, alpha, weights, change):
 
 def finish_weights(frame, scaling, weights, term, temperatures):
     """Build the model for X as the user gave it, before b2 is calibrated."""
-    model = weights_to_model(frame, weights)
+    model = weights_to_model(frame, scaling, weights)
     if term is not None:
         model = add_products(model, term)
     model = multiply_scores(model, *scaling.factors)
